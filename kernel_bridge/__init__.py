@@ -1,0 +1,1 @@
+"""One Jupyter kernel: ZMQ in, typed messages out; commands in, ZMQ out."""

@@ -1,0 +1,181 @@
+"""Typed Jupyter messages, tolerant of what real kernels send.
+
+Source of the shapes: the Jupyter messaging protocol 5.x, and the differences that real kernels show (null headers,
+missing fields, unknown status words). Every field but ids has a default; unknown fields are ignored; content that does
+not fit its type becomes `Unknown`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+Channel: TypeAlias = Literal["shell", "control", "iopub", "stdin"]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """A message header or parent header; an absent or null parent has empty strings."""
+
+    msg_id: str = ""
+    msg_type: str = ""
+    session: str = ""
+    username: str = ""
+    date: str = ""
+    version: str = ""
+    subshell_id: str | None = None
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all contents."""
+
+
+class Status(Content):
+    """iopub status: starting, busy, idle, or a word of the kernel's own."""
+
+    execution_state: str = ""
+
+
+class Stream(Content):
+    """iopub stream."""
+
+    name: str = "stdout"
+    text: str = ""
+
+
+class Transient(msgspec.Struct, frozen=True, kw_only=True):
+    """What display messages carry beside their data and must not be saved."""
+
+    display_id: str | None = None
+
+
+class DisplayData(Content):
+    """iopub display_data."""
+
+    data: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    transient: Transient | None = None
+
+
+class UpdateDisplayData(DisplayData):
+    """iopub update_display_data."""
+
+
+class ExecuteResult(DisplayData):
+    """iopub execute_result."""
+
+    execution_count: int | None = None
+
+
+class ExecuteInput(Content):
+    """iopub execute_input: the kernel starts to run this code."""
+
+    code: str = ""
+    execution_count: int | None = None
+
+
+class Error(Content):
+    """iopub error."""
+
+    ename: str = ""
+    evalue: str = ""
+    traceback: list[str] = []
+
+
+class ClearOutput(Content):
+    """iopub clear_output."""
+
+    wait: bool = False
+
+
+class CommOpen(Content):
+    """comm_open, from the kernel."""
+
+    comm_id: str
+    target_name: str = ""
+    data: dict[str, Any] = {}
+
+
+class CommMsg(Content):
+    """comm_msg, from the kernel."""
+
+    comm_id: str
+    data: dict[str, Any] = {}
+
+
+class CommClose(Content):
+    """comm_close, from the kernel."""
+
+    comm_id: str
+    data: dict[str, Any] = {}
+
+
+class IopubWelcome(Content):
+    """The XPUB's answer to our subscription."""
+
+    subscription: str = ""
+
+
+class ExecuteReply(Content):
+    """shell execute_reply; `status` is ok, error, aborted (some kernels: abort) or a word of the kernel's own."""
+
+    status: str = ""
+    execution_count: int | None = None
+    ename: str = ""
+    evalue: str = ""
+    traceback: list[str] = []
+    payload: list[dict[str, Any]] = []
+    user_expressions: dict[str, Any] | None = None
+
+
+class LanguageInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """kernel_info_reply.language_info."""
+
+    name: str = ""
+    version: str = ""
+    mimetype: str | None = None
+    file_extension: str | None = None
+    pygments_lexer: str | None = None
+
+
+class KernelInfoReply(Content):
+    """shell kernel_info_reply."""
+
+    status: str = "ok"
+    protocol_version: str = ""
+    implementation: str = ""
+    implementation_version: str = ""
+    language_info: LanguageInfo = LanguageInfo()
+    banner: str = ""
+    supported_features: list[str] = []
+
+
+class Reply(Content):
+    """Any other reply (complete, inspect, history, is_complete, comm_info, ...): `raw` has it all."""
+
+    status: str = ""
+    raw: dict[str, Any] = {}
+
+
+class InputRequest(Content):
+    """stdin input_request."""
+
+    prompt: str = ""
+    password: bool = False
+
+
+class Unknown(Content):
+    """A message type that we do not know, or content that does not fit its type."""
+
+    raw: Any = None
+
+
+class KernelMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message from the kernel; `nbytes` is its size on the wire, `buffers` are not covered by its signature."""
+
+    channel: Channel
+    header: Header
+    parent: Header
+    metadata: dict[str, Any]
+    content: Content
+    buffers: Sequence[bytes | memoryview] = ()
+    nbytes: int = 0

@@ -1,0 +1,1 @@
+"""Documents, and the peers that share them."""
