@@ -6,11 +6,14 @@ not fit its type becomes `Unknown`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 Channel: TypeAlias = Literal["shell", "control", "iopub", "stdin"]
+
+# What every JSON reader holds exactly; a kernel's own integers may be of any length.
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,13 +32,13 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all contents."""
 
 
-class Status(Content):
+class Status(Content, frozen=True):
     """iopub status: starting, busy, idle, or a word of the kernel's own."""
 
     execution_state: str = ""
 
 
-class Stream(Content):
+class Stream(Content, frozen=True):
     """iopub stream."""
 
     name: str = "stdout"
@@ -48,7 +51,7 @@ class Transient(msgspec.Struct, frozen=True, kw_only=True):
     display_id: str | None = None
 
 
-class DisplayData(Content):
+class DisplayData(Content, frozen=True):
     """iopub display_data."""
 
     data: dict[str, Any] = {}
@@ -56,24 +59,24 @@ class DisplayData(Content):
     transient: Transient | None = None
 
 
-class UpdateDisplayData(DisplayData):
+class UpdateDisplayData(DisplayData, frozen=True):
     """iopub update_display_data."""
 
 
-class ExecuteResult(DisplayData):
+class ExecuteResult(DisplayData, frozen=True):
     """iopub execute_result."""
 
-    execution_count: int | None = None
+    execution_count: Count | None = None
 
 
-class ExecuteInput(Content):
+class ExecuteInput(Content, frozen=True):
     """iopub execute_input: the kernel starts to run this code."""
 
     code: str = ""
-    execution_count: int | None = None
+    execution_count: Count | None = None
 
 
-class Error(Content):
+class Error(Content, frozen=True):
     """iopub error."""
 
     ename: str = ""
@@ -81,13 +84,13 @@ class Error(Content):
     traceback: list[str] = []
 
 
-class ClearOutput(Content):
+class ClearOutput(Content, frozen=True):
     """iopub clear_output."""
 
     wait: bool = False
 
 
-class CommOpen(Content):
+class CommOpen(Content, frozen=True):
     """comm_open, from the kernel."""
 
     comm_id: str
@@ -95,31 +98,31 @@ class CommOpen(Content):
     data: dict[str, Any] = {}
 
 
-class CommMsg(Content):
+class CommMsg(Content, frozen=True):
     """comm_msg, from the kernel."""
 
     comm_id: str
     data: dict[str, Any] = {}
 
 
-class CommClose(Content):
+class CommClose(Content, frozen=True):
     """comm_close, from the kernel."""
 
     comm_id: str
     data: dict[str, Any] = {}
 
 
-class IopubWelcome(Content):
+class IopubWelcome(Content, frozen=True):
     """The XPUB's answer to our subscription."""
 
     subscription: str = ""
 
 
-class ExecuteReply(Content):
+class ExecuteReply(Content, frozen=True):
     """shell execute_reply; `status` is ok, error, aborted (some kernels: abort) or a word of the kernel's own."""
 
     status: str = ""
-    execution_count: int | None = None
+    execution_count: Count | None = None
     ename: str = ""
     evalue: str = ""
     traceback: list[str] = []
@@ -137,7 +140,7 @@ class LanguageInfo(msgspec.Struct, frozen=True, kw_only=True):
     pygments_lexer: str | None = None
 
 
-class KernelInfoReply(Content):
+class KernelInfoReply(Content, frozen=True):
     """shell kernel_info_reply."""
 
     status: str = "ok"
@@ -149,24 +152,30 @@ class KernelInfoReply(Content):
     supported_features: list[str] = []
 
 
-class Reply(Content):
+class Reply(Content, frozen=True):
     """Any other reply (complete, inspect, history, is_complete, comm_info, ...): `raw` has it all."""
 
     status: str = ""
     raw: dict[str, Any] = {}
 
 
-class InputRequest(Content):
+class InputRequest(Content, frozen=True):
     """stdin input_request."""
 
     prompt: str = ""
     password: bool = False
 
 
-class Unknown(Content):
+class Unknown(Content, frozen=True):
     """A message type that we do not know, or content that does not fit its type."""
 
     raw: Any = None
+
+
+class Oversize(Content, frozen=True):
+    """A message above the hard limit: `nbytes` came, the body was dropped unread, the signature was not checked."""
+
+    nbytes: int
 
 
 class KernelMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,133 @@
+"""The floor: jupyter_client on the same kernelspec, over ipc as ours, in a process of its own."""
+
+from queue import Empty
+from typing import Any
+
+import zmq
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+from benchmarks.workers import now, serve
+from kernel_bridge.core.send_queue import lift_request
+
+# The longest step is the kernel's start.
+PATIENCE = 60.0
+
+
+class Floor:
+    """One kernel and its client."""
+
+    def __init__(self) -> None:
+        self._manager = KernelManager(kernel_name="python3", transport="ipc")
+
+    def start(self, directory: str) -> None:
+        """Launches the kernel and waits until it answers; its queues have no limit from then on.
+
+        With the limits of 1 000 messages that ipykernel and ZMQ have by default it would lose half of a flood, and so be
+        faster and no floor.
+        """
+        # For ipc, the sockets are made beside this file, and their paths must be short.
+        self._manager.connection_file = f"{directory}/floor.json"
+        self._manager.start_kernel()
+        self._client: BlockingKernelClient = self._manager.client()
+        self._client.context.rcvhwm = 0  # for the sockets that are made next
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=PATIENCE)
+        content = lift_request()
+        message = self._client.session.msg("execute_request", content)
+        self._client.shell_channel.send(message)
+        reply = self._client.get_shell_msg(timeout=PATIENCE)
+        while reply["parent_header"].get("msg_id") != message["header"]["msg_id"]:
+            reply = self._client.get_shell_msg(timeout=PATIENCE)
+        (limit,) = reply["content"]["user_expressions"].values()
+        assert limit["data"]["text/plain"] == "0", limit
+        self._drain()
+
+    def stop(self) -> None:
+        """Ends the kernel."""
+        self._client.stop_channels()
+        self._manager.shutdown_kernel(now=True)
+
+    def execute(self, code: str, count: int) -> list[float]:
+        """Seconds from sending to reply and idle, for each of `count` executions one after another."""
+        samples = []
+        for _ in range(count):
+            start = now()
+            msg_id = self._client.execute(code)
+            result = self._until_idle(msg_id, lambda message: message["msg_type"] == "execute_result")
+            samples.append(now() - start)
+            assert len(result) == 1
+        return samples
+
+    def prints(self, code: str, last_line: str, lines: int) -> dict[str, float]:
+        """Seconds from sending to the message with the last line, and to reply and idle."""
+        text: list[str] = []
+        end = 0.0
+
+        def is_text(message: dict[str, Any]) -> bool:
+            nonlocal end
+            if message["msg_type"] != "stream":
+                return False
+            text.append(message["content"]["text"])
+            if text[-1].endswith(last_line):
+                end = now()
+            return True
+
+        start = now()
+        self._until_idle(self._client.execute(code), is_text)
+        idle = now()
+        assert "".join(text).count("\n") == lines, "".join(text).count("\n")
+        return {"seconds": end - start, "idle": idle - start}
+
+    def displays(self, code: str, count: int) -> dict[str, float]:
+        """Seconds from sending to the last display_data, and to reply and idle."""
+        end = 0.0
+
+        def is_display(message: dict[str, Any]) -> bool:
+            nonlocal end
+            if message["msg_type"] != "display_data":
+                return False
+            end = now()
+            return True
+
+        start = now()
+        found = self._until_idle(self._client.execute(code), is_display)
+        idle = now()
+        assert len(found) == count, len(found)
+        return {"seconds": end - start, "idle": idle - start}
+
+    def _until_idle(self, msg_id: str, wanted: Any) -> list[dict[str, Any]]:
+        found = []
+        while True:
+            message = self._client.get_iopub_msg(timeout=PATIENCE)
+            if message["parent_header"].get("msg_id") != msg_id:
+                continue
+            if wanted(message):
+                found.append(message)
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                break
+        reply = self._client.get_shell_msg(timeout=PATIENCE)
+        assert reply["parent_header"]["msg_id"] == msg_id
+        assert reply["content"]["status"] == "ok", reply["content"]
+        return found
+
+    def _drain(self) -> None:
+        try:
+            while True:
+                self._client.get_iopub_msg(timeout=0.2)
+        except Empty:
+            return
+
+
+if __name__ == "__main__":
+    assert zmq.zmq_version_info() >= (4, 3)
+    floor = Floor()
+    serve(
+        {
+            "start": floor.start,
+            "stop": floor.stop,
+            "execute": floor.execute,
+            "prints": floor.prints,
+            "displays": floor.displays,
+        }
+    )

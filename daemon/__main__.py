@@ -1,0 +1,5 @@
+"""`python -m daemon` is `notebookd`."""
+
+from daemon.cli import main
+
+main()

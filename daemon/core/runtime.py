@@ -1,0 +1,451 @@
+"""What one notebook's machine does, as pure state: kernel messages and people's requests in, mutations and events out.
+
+It is also the bounded, coalescing buffer between the kernel's readers and the doc-writer (`sync.writer.Source`): streams are
+joined by the output reducer, kernel status and queue are kept as "what is true now". Effects on the outside (send this to
+the kernel) are values that the room takes and carries out.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from daemon.core.capture import OutputCaptureRouter
+from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
+from daemon.core.outputs import OutputReducer
+from kernel_bridge.core import messages as k
+from sync.core.document import Subscriber
+from sync.core.mutations import (
+    KERNEL_LOG,
+    AddCell,
+    AddExecution,
+    KernelStatus,
+    Mutation,
+    RemoveCell,
+    RemoveExecution,
+    SetCell,
+    SetExecution,
+    SetKernel,
+    SetQueue,
+    Target,
+)
+from sync.core.outputs import Output
+from sync.core.urgency import Urgency
+from sync.writer import Batch, PendingEvent, PendingResponse
+
+# An output can come long after its execution (threads); older parents than these go to the kernel log.
+REMEMBERED_PARENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SendExecute:
+    """Send this execution to the kernel, with its execution_id as msg_id."""
+
+    execution: Execution
+
+
+@dataclass(frozen=True, slots=True)
+class SendInput:
+    """Answer the kernel's pending input_request."""
+
+    value: str
+    parent: k.Header
+
+
+Effect: TypeAlias = SendExecute | SendInput
+
+
+@dataclass(frozen=True, slots=True)
+class _InputRequest:
+    request_id: str
+    header: k.Header
+
+
+class Runtime:
+    """The state behind one runtime document.
+
+    Args:
+        new_id: makes a UUID4, lower case.
+        monotonic: seconds, for deadlines and retention.
+        timestamp: now as ISO 8601 in UTC with milliseconds and Z.
+        wake: called with the urgency of what was just queued.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        monotonic: Callable[[], float],
+        timestamp: Callable[[], str],
+        wake: Callable[[Urgency], None],
+    ) -> None:
+        self.queue = ExecutionQueue()
+        self.outputs = OutputReducer(new_id)
+        self.capture = OutputCaptureRouter()
+        self.cells: set[str] = set()
+        self.kernel_status: KernelStatus = "not_started"
+        self.output_changes = 0
+        self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
+        self._new_id = new_id
+        self._monotonic = monotonic
+        self._timestamp = timestamp
+        self._wake = wake
+        self._batch = Batch()
+        self._kernel: dict[str, Any] = {}
+        self._queue_changed = False
+        self._effects: list[Effect] = []
+        self._parents: OrderedDict[str, str] = OrderedDict()
+        self._kernel_session: str | None = None
+        self._input: _InputRequest | None = None
+
+    # The doc-writer's side.
+
+    def drain(self) -> Batch:
+        """Everything that waits, in an order that is right within one commit."""
+        batch = self._batch
+        self._batch = Batch()
+        if self._kernel:
+            batch.mutations.append(SetKernel(**self._kernel))
+            self._kernel = {}
+        if self._queue_changed:
+            self._queue_changed = False
+            executing, queued = self._queue_state()
+            batch.mutations.append(SetQueue(executing, queued))
+            # Only the last state counts, so one event per commit, behind what led to it.
+            batch.notices.append(
+                PendingEvent("queue_changed", {"executing": executing, "queued": list(queued)}, cells=False)
+            )
+        outputs = self.outputs.drain()
+        if outputs:
+            self.output_changes += 1
+            batch.mutations.extend(outputs)
+        return batch
+
+    def notebook_changed(self, *, structure: bool) -> None:
+        """Peers' changes reached the notebook document."""
+        self.on_notebook_changed(structure)
+
+    # The room's side.
+
+    def take_effects(self) -> list[Effect]:
+        """What must be done outside for the state to hold true."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def mutate(self, mutations: Iterable[Mutation], urgency: Urgency = Urgency.NORMAL) -> None:
+        """Queues mutations that need no decision here."""
+        self._batch.mutations.extend(mutations)
+        self._wake(urgency)
+
+    def write_notebook(self, write: Callable[[Any], None], urgency: Urgency = Urgency.NORMAL) -> None:
+        """Queues a change of the notebook document by the daemon itself."""
+        self._batch.notebook_writes.append(write)
+        self._wake(urgency)
+
+    def emit(self, method: str, params: Mapping[str, Any], *, cells: bool = False) -> None:
+        """Queues an event; it is sent behind the commit that it goes with."""
+        self._batch.notices.append(PendingEvent(method, dict(params), cells))
+        self._wake(Urgency.NORMAL)
+
+    def respond(
+        self, recipient: Subscriber, request_id: str | int, result: Mapping[str, Any], *, cells: bool = False
+    ) -> None:
+        """Queues the result of a request, behind everything queued so far."""
+        self._batch.notices.append(PendingResponse(recipient, request_id, dict(result), cells))
+        self._wake(Urgency.URGENT)
+
+    # Cells.
+
+    def add_cell(self, cell_id: str, outputs: Sequence[Output] = (), execution_count: int | None = None) -> None:
+        """A code cell is there: from the load on, or because a peer wrote one."""
+        if cell_id in self.cells:
+            return
+        self.cells.add(cell_id)
+        self.mutate([AddCell(cell_id, execution_count)])
+        if outputs:
+            self.outputs.reset(Target("cell", cell_id), outputs)
+
+    def cell_gone(self, cell_id: str) -> None:
+        """The cell left the notebook: what is queued of it never runs. Its outputs stay for an undo."""
+        self._apply(self.queue.cancel_cell(cell_id, self._monotonic()))
+
+    def remove_cell(self, cell_id: str) -> None:
+        """The cell has been gone for long: its outputs go as well."""
+        if cell_id in self.cells:
+            self.cells.discard(cell_id)
+            self.outputs.forget(Target("cell", cell_id))
+            self.mutate([RemoveCell(cell_id)])
+
+    def clear_outputs(self, cell_ids: Iterable[str]) -> list[str]:
+        """Empties cells' outputs, but for the one that runs; returns those emptied."""
+        running = self.queue.running
+        cleared = [c for c in cell_ids if c in self.cells and not (running is not None and running.cell_id == c)]
+        for cell_id in cleared:
+            self.outputs.reset(Target("cell", cell_id))
+            self.mutate([SetCell(cell_id, execution_id=None, execution_count=None)])
+        return cleared
+
+    # Executions.
+
+    def submit(self, executions: Iterable[tuple[str, str, str]], *, run_id: str | None, stop_on_error: bool) -> None:
+        """Accepts (execution_id, cell_id, source) in order; `run_id` makes them one run_all_cells."""
+        for execution_id, cell_id, code in executions:
+            execution = self.queue.submit(execution_id, cell_id, code, run_id=run_id, stop_on_error=stop_on_error)
+            self._batch.mutations.append(AddExecution(execution_id, cell_id, execution.order))
+            self._remember(execution_id, cell_id)
+        self._queue_changed = True
+        self._send_next()
+        self._wake(Urgency.URGENT)
+
+    def cancel(self, execution_id: str) -> bool:
+        """Cancels a queued execution; False if it is not queued any more."""
+        transitions = self.queue.cancel(execution_id, self._monotonic())
+        self._apply(transitions)
+        return bool(transitions)
+
+    def interrupt(self) -> str | None:
+        """A person interrupts; returns the execution that it meets."""
+        execution, transitions = self.queue.interrupt(self._monotonic())
+        self._apply(transitions)
+        return None if execution is None else execution.execution_id
+
+    def expire(self) -> None:
+        """The queue's deadline passed."""
+        self._apply(self.queue.expire(self._monotonic()))
+
+    # The kernel's life.
+
+    def kernel_starting(self, name: str, language: str, *, restarting: bool = False) -> None:
+        """A kernel is being launched."""
+        self._set_kernel_status("restarting" if restarting else "starting")
+        self._kernel.update(name=name, language=language, error=None)
+        self._wake(Urgency.URGENT)
+
+    def kernel_ready(self, language: str, session: str) -> None:
+        """The kernel answers: what is queued is sent."""
+        self._kernel_session = session
+        self._kernel["language"] = language
+        self._set_kernel_status("idle")
+        self._send_next()
+        self._wake(Urgency.URGENT)
+
+    def kernel_gone(self, loss: Loss, *, message: str | None = None, traceback: str | None = None) -> None:
+        """The kernel ended or could not start; `message` makes it an error that peers see."""
+        self._kernel_session = None
+        self._apply(self.queue.kernel_gone(loss, self._monotonic()))
+        self.capture.clear()
+        self._clear_input()
+        self._set_kernel_status(_STATUS_AFTER[loss])
+        if message is not None:
+            error = {"message": message} if traceback is None else {"message": message, "traceback": traceback}
+            self._kernel["error"] = error
+            reason = "launch_failed" if loss == "launch_failed" else "died"
+            self.emit("kernel_error", {"reason": reason, **error})
+        self._wake(Urgency.URGENT)
+
+    def input_reply(self, request_id: str, value: str) -> bool:
+        """Answers the pending input request; False if it is not (or no longer) that one."""
+        pending = self._input
+        if pending is None or pending.request_id != request_id:
+            return False
+        self._effects.append(SendInput(value, pending.header))
+        self._clear_input()
+        return True
+
+    # What the kernel says.
+
+    def receive(self, messages: Sequence[k.KernelMessage]) -> None:
+        """Takes a batch of one channel's messages; never fails on what a kernel sends."""
+        for message in messages:
+            self._receive(message)
+
+    def _receive(self, message: k.KernelMessage) -> None:
+        content, parent = message.content, message.parent
+        match content:
+            case k.Stream():
+                self._activity(parent)
+                self.outputs.stream(self._target(parent), content.name, content.text)
+            case k.Status():
+                self._receive_status(content.execution_state, parent)
+            case k.ExecuteInput():
+                self._apply(self.queue.on_input(parent.msg_id, content.execution_count))
+            case k.ExecuteReply():
+                self._receive_reply(content, parent)
+            case k.UpdateDisplayData():
+                self._receive_update(content)
+            case k.DisplayData():
+                self._receive_display(content, parent)
+            case k.Error():
+                self._activity(parent)
+                self.outputs.error(self._target(parent), content.ename, content.evalue, content.traceback)
+            case k.ClearOutput():
+                self._activity(parent)
+                self.outputs.clear(self._target(parent), wait=content.wait)
+            case k.InputRequest():
+                self._receive_input_request(content, message)
+            case _:
+                return
+        if self.outputs.has_pending:
+            self._wake(Urgency.NORMAL)
+
+    def _receive_status(self, state: str, parent: k.Header) -> None:
+        if parent.msg_type == "execute_request":
+            if state == "busy":
+                self._apply(self.queue.on_busy(parent.msg_id))
+            elif state == "idle":
+                self._apply(self.queue.on_idle(parent.msg_id, self._monotonic()))
+        elif parent.msg_type.startswith("comm_") and self.queue.in_flight is None:
+            self._set_kernel_status("busy" if state == "busy" else "idle")
+            self._wake(Urgency.LAZY)
+
+    def _receive_reply(self, reply: k.ExecuteReply, parent: k.Header) -> None:
+        execution = self.queue.find(parent.msg_id)
+        if execution is not None and execution is self.queue.in_flight:
+            for payload in reply.payload:
+                data = payload.get("data")
+                if payload.get("source") == "page" and isinstance(data, dict):
+                    # IPython's pager (`?`, `??`): shown where it was asked for.
+                    self.outputs.display(self._target(parent), data, {}, display_id=None)
+        self._apply(self.queue.on_reply(parent.msg_id, reply.status, reply.execution_count, self._monotonic()))
+
+    def _receive_display(self, content: k.DisplayData, parent: k.Header) -> None:
+        self._activity(parent)
+        result = isinstance(content, k.ExecuteResult)
+        self.outputs.display(
+            self._target(parent),
+            content.data,
+            content.metadata,
+            display_id=content.transient.display_id if content.transient is not None else None,
+            execution_count=content.execution_count if isinstance(content, k.ExecuteResult) else None,
+            result=result,
+        )
+
+    def _receive_update(self, content: k.UpdateDisplayData) -> None:
+        if content.transient is not None and content.transient.display_id is not None:
+            self.outputs.update_display(content.transient.display_id, content.data, content.metadata)
+
+    def _receive_input_request(self, content: k.InputRequest, message: k.KernelMessage) -> None:
+        request_id = self._new_id()
+        self._input = _InputRequest(request_id, message.header)
+        self._kernel["input_request"] = {
+            "request_id": request_id,
+            "prompt": content.prompt,
+            "password": content.password,
+            "execution_id": message.parent.msg_id,
+        }
+        self._wake(Urgency.URGENT)
+
+    def _activity(self, parent: k.Header) -> None:
+        if parent.msg_type == "execute_request":
+            self._apply(self.queue.on_activity(parent.msg_id))
+
+    def _target(self, parent: k.Header) -> Target:
+        """Where an output belongs: the capturing widget, its execution's cell, the latest execution's, or the log."""
+        comm_id = self.capture.target(parent.msg_id)
+        if comm_id is not None:
+            return Target("comm", comm_id)
+        cell_id = self._parents.get(parent.msg_id)
+        if cell_id is None and parent.session == self._kernel_session and self.queue.latest is not None:
+            # A thread prints under the latest request of any kind, a completion for example: its true cell can't be known.
+            cell_id = self.queue.latest.cell_id
+        return KERNEL_LOG if cell_id is None or cell_id not in self.cells else Target("cell", cell_id)
+
+    # Transitions to mutations and events.
+
+    def _apply(self, transitions: Sequence[Transition]) -> None:
+        if not transitions:
+            return
+        for transition in transitions:
+            execution = transition.execution
+            if isinstance(transition, Started):
+                self._started(execution)
+            else:
+                self._ended(execution, transition)
+        self._queue_changed = True
+        self._send_next()
+        self._wake(Urgency.URGENT)
+
+    def _started(self, execution: Execution) -> None:
+        self.outputs.reset(Target("cell", execution.cell_id))
+        self._batch.mutations += [
+            SetExecution(
+                execution.execution_id,
+                status="running",
+                execution_count=execution.execution_count,
+                started_at=self._timestamp(),
+            ),
+            SetCell(execution.cell_id, execution_id=execution.execution_id, execution_count=execution.execution_count),
+        ]
+        self._set_kernel_status("busy")
+        self.emit(
+            "execution_started",
+            {
+                "cell_id": execution.cell_id,
+                "execution_id": execution.execution_id,
+                "execution_count": execution.execution_count,
+            },
+            cells=True,
+        )
+
+    def _ended(self, execution: Execution, transition: Ended) -> None:
+        del transition
+        if execution.reply_status is not None or execution.status != "cancelled":
+            self.outputs.end(Target("cell", execution.cell_id))
+        self._batch.mutations.append(
+            SetExecution(
+                execution.execution_id,
+                status=execution.status,
+                execution_count=execution.execution_count,
+                ended_at=self._timestamp(),
+            )
+        )
+        if execution.execution_count is not None:
+            self._batch.mutations.append(SetCell(execution.cell_id, execution_count=execution.execution_count))
+        self._batch.mutations += [RemoveExecution(i) for i in self.queue.forget(self._monotonic())]
+        if self._input is not None and self._kernel_session is not None:
+            self._clear_input()
+        if self.queue.in_flight is None and self.kernel_status == "busy":
+            self._set_kernel_status("idle")
+        params: dict[str, Any] = {
+            "cell_id": execution.cell_id,
+            "execution_id": execution.execution_id,
+            "status": execution.status,
+            "execution_count": execution.execution_count,
+        }
+        if execution.idle_missing:
+            params["idle_missing"] = True
+        self.emit("execution_done", params, cells=True)
+
+    def _send_next(self) -> None:
+        if self._kernel_session is None:
+            return
+        execution = self.queue.take_next()
+        if execution is not None:
+            self._effects.append(SendExecute(execution))
+
+    def _queue_state(self) -> tuple[str | None, tuple[str, ...]]:
+        running = self.queue.running
+        return (None if running is None else running.execution_id), self.queue.waiting
+
+    def _set_kernel_status(self, status: KernelStatus) -> None:
+        if status != self.kernel_status:
+            self.kernel_status = status
+            self._kernel["status"] = status
+
+    def _clear_input(self) -> None:
+        if self._input is not None:
+            self._input = None
+            self._kernel["input_request"] = None
+
+    def _remember(self, execution_id: str, cell_id: str) -> None:
+        self._parents[execution_id] = cell_id
+        while len(self._parents) > REMEMBERED_PARENTS:
+            self._parents.popitem(last=False)
+
+
+_STATUS_AFTER: dict[Loss, KernelStatus] = {
+    "died": "dead",
+    "launch_failed": "dead",
+    "restart": "restarting",
+    "shutdown": "not_started",
+}

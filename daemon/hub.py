@@ -1,0 +1,257 @@
+"""All open notebooks of the daemon: where connections and the HTTP side find documents and rooms."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from daemon.config import Config
+from daemon.core.notebook_file import parse_notebook, render_notebook
+from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
+from daemon.dispatcher import Dispatcher
+from daemon.files import FileStamp, FileUnreadable, OutsideRoot, PathRefused, read_file, resolve_inside, write_atomic
+from daemon.http_app import ApiError, NotebookInfo
+from daemon.metrics import Metrics
+from daemon.room import Room, kernel_environment, new_id
+from daemon.saving import render_room
+from kernel_bridge import list_kernelspecs
+from sync.blobs import BlobStore
+from sync.connection import Connection, OpenDocument
+from sync.core.identifiers import DocumentId, PeerId
+from sync.core.limits import MAX_ROOMS
+
+log = structlog.get_logger(__name__)
+
+# A notebook file larger than this is outputs that nobody reads; parsing it would hold most of a machine's memory.
+MAX_FILE_BYTES = 512 * 1024 * 1024
+# How long a closing room may take to save and end its kernel; the stop ladder of a kernel takes up to 4 s.
+CLOSE_SECONDS = 15
+
+
+class Hub:
+    """Rooms by document and by path. `run` owns their tasks; a room's error ends that room alone.
+
+    Args:
+        peer_id: the daemon's, stable per state directory.
+        runtime_dir: short and private, for kernels' sockets and connection files.
+    """
+
+    def __init__(self, config: Config, *, peer_id: PeerId, blobs: BlobStore, runtime_dir: Path) -> None:
+        self.peer_id = peer_id
+        self.version = version("notebookd")
+        self.blobs = blobs
+        self._config = config
+        self._runtime_dir = runtime_dir
+        self.connections: set[Connection] = set()
+        self._metrics = Metrics(self)
+        self._rooms: dict[DocumentId, Room] = {}
+        self._documents: dict[DocumentId, OpenDocument] = {}
+        self._opening: dict[Path, trio.Event] = {}
+        self._dispatcher = Dispatcher(self._rooms)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Holds the rooms' tasks until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def close_all(self, *, save: bool) -> None:
+        """Closes every room, side by side: kernels end, executions get their final status, peers can have it."""
+        async with trio.open_nursery() as nursery:
+            for room in list(self._rooms.values()):
+                nursery.start_soon(self._close, room, save)
+
+    async def drain_connections(self) -> None:
+        """Waits until every connection has written what may be written to it now."""
+        async with trio.open_nursery() as nursery:
+            for connection in list(self.connections):
+                nursery.start_soon(connection.drain)
+
+    @property
+    def rooms(self) -> Mapping[DocumentId, Room]:
+        """Open rooms by the id of their notebook document."""
+        return self._rooms
+
+    # sync.connection.Hub
+
+    def find_document(self, document_id: DocumentId) -> OpenDocument | None:
+        """The document with this id, if it is open."""
+        return self._documents.get(document_id)
+
+    def connected(self, connection: Connection) -> None:
+        """A peer finished its handshake."""
+        self.connections.add(connection)
+
+    def disconnected(self, connection: Connection) -> None:
+        """A peer left."""
+        self.connections.discard(connection)
+
+    async def receive_request(self, connection: Connection, document_id: DocumentId, data: dict[str, Any]) -> None:
+        """Takes a JSON-RPC object of the connection's own peer."""
+        await self._dispatcher.receive(connection, document_id, data)
+
+    # daemon.api.DaemonApi
+
+    async def open_notebook(self, path: str, *, create: bool, kernel_name: str | None) -> tuple[NotebookInfo, bool]:
+        """Opens a notebook file, or finds it open already.
+
+        Returns:
+            What it is, and whether its file was created.
+
+        Raises:
+            ApiError: as docs/wire.md lists them.
+        """
+        resolved = self.resolve(path)
+        while (opening := self._opening.get(resolved)) is not None:
+            await opening.wait()
+        room = self._room_at(resolved)
+        if room is not None:
+            return self._info(room), False
+        if len(self._rooms) >= MAX_ROOMS:
+            raise ApiError(429, "too_many_notebooks", f"{MAX_ROOMS} notebooks are open; close some")
+        self._opening[resolved] = trio.Event()
+        try:
+            loaded, stamp, created = await self._read(resolved, create=create, kernel_name=kernel_name)
+            room = await self._open_room(resolved, loaded, stamp, kernel_name)
+        finally:
+            self._opening.pop(resolved).set()
+        return self._info(room), created
+
+    def notebooks(self) -> list[NotebookInfo]:
+        """The open notebooks."""
+        return [self._info(room) for room in self._rooms.values()]
+
+    async def close_notebook(self, notebook_id: str) -> None:
+        """Saves, ends the kernel and closes the room.
+
+        Raises:
+            ApiError: 404.
+        """
+        await self._close(self._find(notebook_id), save=True)
+
+    async def notebook_file(self, notebook_id: str) -> bytes:
+        """The notebook as an .ipynb, as it is now.
+
+        Raises:
+            ApiError: 404.
+        """
+        room = self._find(notebook_id)
+        await room.loaded.wait()
+        return (await render_room(room)).data
+
+    async def kernelspecs(self) -> dict[str, Any]:
+        """The kernels that can be launched here, by name."""
+        specs = await trio.to_thread.run_sync(list_kernelspecs)
+        return {
+            name: {"display_name": spec.display_name, "language": spec.language, "interrupt_mode": spec.interrupt_mode}
+            for name, spec in specs.items()
+        }
+
+    def metrics(self) -> bytes:
+        """Everything measured, as Prometheus reads it."""
+        return self._metrics.render()
+
+    def resolve(self, path: str) -> Path:
+        """A path from outside as a file inside the root.
+
+        Raises:
+            ApiError: 400 or 403.
+        """
+        try:
+            return resolve_inside(self._config.root, path)
+        except OutsideRoot as error:
+            raise ApiError(403, "outside_root", str(error)) from error
+        except PathRefused as error:
+            raise ApiError(400, "bad_request", str(error)) from error
+
+    # Rooms.
+
+    def _room_at(self, path: Path) -> Room | None:
+        return next((room for room in self._rooms.values() if room.path == path), None)
+
+    def _find(self, notebook_id: str) -> Room:
+        room = self._rooms.get(DocumentId(notebook_id))
+        if room is None:
+            raise ApiError(404, "not_found", f"no open notebook has the id {notebook_id!r}")
+        return room
+
+    async def _read(
+        self, path: Path, *, create: bool, kernel_name: str | None
+    ) -> tuple[LoadedNotebook, FileStamp, bool]:
+        try:
+            content = await read_file(path, MAX_FILE_BYTES)
+        except FileNotFoundError:
+            if not create:
+                raise ApiError(404, "not_found", f"there is no file {path.name}; create: true makes it") from None
+            metadata = {} if kernel_name is None else {"kernelspec": {"name": kernel_name, "display_name": kernel_name}}
+            data = await trio.to_thread.run_sync(render_notebook, SavedNotebook(metadata=metadata))
+            try:
+                stamp = await write_atomic(path, data)
+            except OSError as error:
+                raise ApiError(400, "bad_request", f"the file can't be made: {error.strerror}") from error
+            return LoadedNotebook(metadata=metadata), stamp, True
+        except FileUnreadable as error:
+            raise ApiError(422, "invalid_notebook", str(error)) from error
+        try:
+            loaded = await trio.to_thread.run_sync(parse_notebook, content.data, new_id)
+        except InvalidNotebook as error:
+            raise ApiError(422, "invalid_notebook", str(error)) from error
+        if loaded.warnings:
+            log.warning("notebook read with repairs", path=str(path), warnings=loaded.warnings)
+        return loaded, content.stamp, False
+
+    async def _open_room(self, path: Path, loaded: LoadedNotebook, stamp: FileStamp, kernel_name: str | None) -> Room:
+        root = self._config.root
+        room = Room(
+            path=path,
+            shown_path=str(path.relative_to(root)) if path.is_relative_to(root) else str(path),
+            loaded=loaded,
+            stamp=stamp,
+            kernel_name=kernel_name,
+            blobs=self.blobs,
+            runtime_dir=self._runtime_dir,
+            kernel_env=kernel_environment(lambda key: key.startswith("NOTEBOOKD_")),
+            resolve=self.resolve,
+        )
+        await self._nursery.start(self._run_room, room)
+        self._rooms[room.notebook.id] = room
+        self._documents[room.notebook.id] = OpenDocument(room.notebook, room.writer)
+        self._documents[room.runtime_document.id] = OpenDocument(room.runtime_document, None)
+        log.info("notebook opened", room=room.id, path=room.shown_path)
+        return room
+
+    async def _run_room(self, room: Room, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await room.run(task_status)
+        except Exception:
+            # The policy line: an error in one room closes it, and nothing else. What is cancelled is not caught here.
+            log.exception("room failed", room=room.id, path=room.shown_path)
+        finally:
+            self._rooms.pop(room.notebook.id, None)
+            for document in (room.notebook, room.runtime_document):
+                self._documents.pop(document.id, None)
+                for subscriber in list(document.subscribers):
+                    if isinstance(subscriber, Connection):
+                        subscriber.document_closed(document.id)
+
+    async def _close(self, room: Room, save: bool) -> None:
+        with trio.move_on_after(CLOSE_SECONDS) as scope:
+            await room.close(save=save)
+        if scope.cancelled_caught:
+            log.error("room did not close in time; it is cancelled", room=room.id)
+            room.cancel()
+
+    def _info(self, room: Room) -> NotebookInfo:
+        kernel = room.kernels.kernel
+        return NotebookInfo(
+            id=room.id,
+            path=room.shown_path,
+            notebook=room.notebook.url,
+            runtime=room.runtime_document.url,
+            kernel_status=room.runtime.kernel_status,
+            kernel_name=room.kernel_name() if kernel is None else kernel.spec.name,
+            peers=len(room.notebook.subscribers),
+        )

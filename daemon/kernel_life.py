@@ -1,0 +1,257 @@
+"""The lives of a room's kernel: one at a time, launched when somebody needs it, restarted and shut down on request.
+
+One task takes the commands in order. What happens to the executions is decided by the pure `Runtime`; here is only when.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import structlog
+import trio
+
+from daemon.core.executions import Loss
+from daemon.core.runtime import Runtime, SendExecute
+from kernel_bridge import Kernel, KernelGone, KernelLaunchFailed, KernelSpec, NoSuchKernel, find_kernelspec, run_kernel
+from kernel_bridge.core.messages import KernelMessage
+
+# A cold start on a loaded machine took 15 s (measured); a kernel that is not there after this never will be.
+READY_SECONDS = 60
+# Commands come from people; more than a few waiting means that nobody reads the answers.
+MAX_COMMANDS = 64
+
+log = structlog.get_logger(__name__)
+
+
+class KernelUnavailable(Exception):
+    """There is no kernel, and why."""
+
+    def __init__(self, message: str, stderr: str = "") -> None:
+        super().__init__(message)
+        self.stderr = stderr
+
+
+class _Life:
+    """One kernel process as a sink: what it says after the room gave it up is not heard."""
+
+    def __init__(self, supervisor: "KernelSupervisor") -> None:
+        self._supervisor = supervisor
+        self.given_up = False
+        self.over = trio.Event()
+
+    def receive(self, messages: Sequence[KernelMessage]) -> None:
+        if not self.given_up:
+            self._supervisor.runtime.receive(messages)
+            self._supervisor.carry_out()
+
+
+@dataclass(eq=False)
+class Pending:
+    """A command to the supervisor, taken in order with the others."""
+
+    action: "_Action"
+    name: str | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    error: KernelUnavailable | None = None
+
+    async def wait(self) -> None:
+        """Returns when it is carried out; whoever stops waiting does not stop the command.
+
+        Raises:
+            KernelUnavailable: the kernel did not start.
+        """
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+_Action: TypeAlias = Callable[["KernelSupervisor", Pending], Awaitable[None]]
+
+
+class KernelSupervisor:
+    """Starts and ends kernels for one room.
+
+    Args:
+        default_name: gives the kernelspec's name that the notebook asks for.
+        deadline_moved: called when `runtime.queue.deadline` may have changed.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        runtime_dir: Path,
+        default_name: Callable[[], str],
+        deadline_moved: Callable[[], None],
+    ) -> None:
+        self.runtime = runtime
+        self.kernel: Kernel | None = None
+        self._cwd = cwd
+        self._env = env
+        self._runtime_dir = runtime_dir
+        self._default_name = default_name
+        self._deadline_moved = deadline_moved
+        self._life: _Life | None = None
+        self._launching: trio.CancelScope | None = None
+        self._commands_send, self._commands_receive = trio.open_memory_channel[Pending](MAX_COMMANDS)
+
+    # What the dispatcher calls.
+
+    def launch_in_background(self) -> None:
+        """Somebody wants to execute: a kernel is launched unless one runs or is on its way."""
+        if self.kernel is None and self._launching is None:
+            try:
+                self.launch(None)
+            except KernelUnavailable as busy:
+                log.warning("kernel not launched", reason=str(busy))
+
+    def launch(self, name: str | None) -> "Pending":
+        """Wants this kernel (None: whichever runs, or the notebook's); another one is shut down first."""
+        return self._submit(KernelSupervisor._launch, name)
+
+    def restart(self) -> "Pending":
+        """Ends the kernel, if there is one, and starts it anew."""
+        self._give_up_launch()
+        return self._submit(KernelSupervisor._restart)
+
+    def shutdown(self) -> "Pending":
+        """Ends the kernel; nothing if there is none."""
+        self._give_up_launch()
+        return self._submit(KernelSupervisor._shutdown)
+
+    def carry_out(self) -> None:
+        """Does outside what the runtime decided."""
+        for effect in self.runtime.take_effects():
+            kernel = self.kernel
+            if kernel is None:
+                continue
+            try:
+                if isinstance(effect, SendExecute):
+                    kernel.send(
+                        "shell",
+                        "execute_request",
+                        {
+                            "code": effect.execution.code,
+                            "silent": False,
+                            "store_history": True,
+                            "user_expressions": {},
+                            "allow_stdin": True,
+                            # One is in flight at a time, so there is nothing behind it that the kernel should abort.
+                            "stop_on_error": False,
+                        },
+                        msg_id=effect.execution.execution_id,
+                    )
+                else:
+                    kernel.send("stdin", "input_reply", {"value": effect.value}, parent=effect.parent)
+            except KernelGone:
+                # Its process is over; the end of its life, which comes next, ends the execution.
+                log.info("kernel gone before a request", effect=type(effect).__name__)
+        self._deadline_moved()
+
+    # The task.
+
+    async def run(self) -> None:
+        """Takes commands until cancelled; a kernel that still runs then is killed with its process group."""
+        async with trio.open_nursery() as self._nursery:
+            async for command in self._commands_receive:
+                try:
+                    await command.action(self, command)
+                except KernelUnavailable as error:
+                    command.error = error
+                finally:
+                    command.done.set()
+
+    def _submit(self, action: "_Action", name: str | None = None) -> "Pending":
+        command = Pending(action, name)
+        try:
+            self._commands_send.send_nowait(command)
+        except trio.WouldBlock:
+            raise KernelUnavailable(f"{MAX_COMMANDS} kernel commands are waiting already") from None
+        return command
+
+    def _give_up_launch(self) -> None:
+        if self._launching is not None:
+            self._launching.cancel()
+
+    async def _launch(self, command: Pending) -> None:
+        name = command.name or (self.kernel.spec.name if self.kernel is not None else self._default_name())
+        if self.kernel is not None:
+            if self.kernel.spec.name == name:
+                return
+            await self._end("shutdown")
+        await self._start(name, restarting=False)
+
+    async def _restart(self, command: Pending) -> None:
+        del command
+        name = self._default_name() if self.kernel is None else self.kernel.spec.name
+        await self._end("restart")
+        await self._start(name, restarting=True)
+
+    async def _shutdown(self, command: Pending) -> None:
+        del command
+        await self._end("shutdown")
+
+    async def _start(self, name: str, *, restarting: bool) -> None:
+        try:
+            spec = await trio.to_thread.run_sync(find_kernelspec, name)
+        except NoSuchKernel as error:
+            self._lost("launch_failed", f"there is no kernelspec named {name!r}; `jupyter kernelspec list` shows those")
+            raise KernelUnavailable(f"no kernelspec named {name!r}") from error
+        self.runtime.kernel_starting(name, spec.language, restarting=restarting)
+        life = _Life(self)
+        with trio.CancelScope() as self._launching:
+            try:
+                kernel: Kernel = await self._nursery.start(self._live, spec, life)
+            except KernelLaunchFailed as error:
+                self._lost("launch_failed", error.message, error.stderr)
+                raise KernelUnavailable(error.message, error.stderr) from error
+            finally:
+                self._launching = None
+            if life.over.is_set():
+                raise KernelUnavailable("the kernel ended right after its start")
+            self.kernel, self._life = kernel, life
+            log.info("kernel ready", kernel=name, pid=kernel.pid)
+            self.runtime.kernel_ready(kernel.info.language_info.name or spec.language, kernel.session)
+            self.carry_out()
+            return
+        self._lost("shutdown")
+        raise KernelUnavailable("the launch was given up")
+
+    async def _live(self, spec: KernelSpec, life: _Life, task_status: trio.TaskStatus[Kernel]) -> None:
+        try:
+            exit_ = await run_kernel(
+                spec,
+                life,
+                cwd=self._cwd,
+                env=self._env,
+                runtime_dir=self._runtime_dir,
+                ready_timeout=READY_SECONDS,
+                task_status=task_status,
+            )
+            if self._life is life:
+                self.kernel = self._life = None
+            if not life.given_up:
+                how = f"signal {exit_.signal}" if exit_.signal else f"exit code {exit_.returncode}"
+                log.warning("kernel died", kernel=spec.name, how=how)
+                self._lost("died", f"the kernel died ({how}); execute a cell to start it again", exit_.stderr_tail)
+        finally:
+            life.over.set()
+
+    async def _end(self, loss: Loss) -> None:
+        kernel, life = self.kernel, self._life
+        if kernel is None or life is None:
+            self._lost(loss)
+            return
+        # From here on its executions are over; what the old process still says is nobody's.
+        life.given_up = True
+        self.kernel = self._life = None
+        self._lost(loss)
+        await kernel.shutdown()
+        await life.over.wait()
+
+    def _lost(self, loss: Loss, message: str | None = None, traceback: str | None = None) -> None:
+        self.runtime.kernel_gone(loss, message=message, traceback=traceback or None)
+        self.carry_out()

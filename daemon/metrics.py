@@ -1,0 +1,47 @@
+"""What `/metrics` says: counted where it happens, collected when it is asked for."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from daemon.hub import Hub
+
+
+class Metrics(Collector):
+    """Reads the hub's rooms and connections; holds nothing itself, so it can't drift from them."""
+
+    def __init__(self, hub: "Hub") -> None:
+        self._hub = hub
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The exposition format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each figure."""
+        rooms, connections = list(self._hub.rooms.values()), list(self._hub.connections)
+        yield GaugeMetricFamily("notebookd_rooms", "Open notebooks", len(rooms))
+        yield GaugeMetricFamily("notebookd_peers", "Connected peers", len(connections))
+        kernels = GaugeMetricFamily("notebookd_kernels", "Rooms by kernel status", labels=["status"])
+        for status in sorted({room.runtime.kernel_status for room in rooms}):
+            kernels.add_metric([status], sum(room.runtime.kernel_status == status for room in rooms))
+        yield kernels
+        queued = sum(len(room.runtime.queue.queued) for room in rooms)
+        yield GaugeMetricFamily("notebookd_executions_queued", "Executions that wait", queued)
+        yield CounterMetricFamily(
+            "notebookd_commits", "Commits to runtime documents", sum(r.writer.commits for r in rooms)
+        )
+        changes = sum(len(room.runtime_document.log) + len(room.notebook.log) for room in rooms)
+        yield GaugeMetricFamily("notebookd_changes", "Changes in the logs of open documents", changes)
+        held = sum(connection.outbox.statistics.notices_held for connection in connections)
+        yield GaugeMetricFamily("notebookd_notices_held", "Times that an event waited for its state", held)
+        dropped = sum(connection.outbox.statistics.notices_dropped for connection in connections)
+        yield GaugeMetricFamily("notebookd_notices_dropped", "Events that slow peers missed", dropped)
+        held_bytes = sum(connection.outbox.held_bytes for connection in connections)
+        yield GaugeMetricFamily("notebookd_outbox_bytes", "Bytes that wait for peers", held_bytes)

@@ -1,0 +1,264 @@
+"""One notebook: its two documents, their doc-writer, its kernel and its file.
+
+    producers ── Runtime (pure, bounded, coalescing) ──► doc-writer ──► documents ──► each connection's writer
+      kernel readers ─ receive ─┘        ▲                   ▲
+      dispatcher ─ submit, cancel, ... ──┘                   └── peers' changes, from the connections' reading loops
+
+An error in one of the room's tasks closes this room alone: its documents become unavailable, no connection ends.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from daemon.core.notebook_model import LoadedNotebook
+from daemon.core.runtime import Runtime
+from daemon.files import FileStamp
+from daemon.kernel_life import KernelSupervisor
+from daemon.loading import load_into
+from daemon.saving import save_notebook
+from sync.blobs import BlobStore, BlobStoreError
+from sync.core.document import Document
+from sync.core.identifiers import Heads, document_id
+from sync.core.mutations import SetFile
+from sync.core.notebook_schema import NotebookSchema
+from sync.core.runtime_schema import RuntimeSchema
+from sync.core.urgency import Urgency
+from sync.writer import DocWriter
+
+log = structlog.get_logger(__name__)
+
+# A cell that came back within this time (an undo) finds its outputs.
+GONE_CELL_SECONDS = 600.0
+
+
+def timestamp() -> str:
+    """Now, as ISO 8601 in UTC with milliseconds and Z."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_id() -> str:
+    """A UUID4, lower case, with dashes."""
+    return str(uuid.uuid4())
+
+
+class Room:
+    """Everything of one open notebook. Made by the hub, run by its nursery.
+
+    Args:
+        path: the notebook's file, resolved.
+        stamp: which state of the file was loaded.
+        shown_path: the path as peers see it, relative to the daemon's root where it is inside.
+        resolve: turns a path from a request into a file inside the daemon's root.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        shown_path: str,
+        loaded: LoadedNotebook,
+        stamp: FileStamp,
+        kernel_name: str | None,
+        blobs: BlobStore,
+        runtime_dir: Path,
+        kernel_env: Mapping[str, str],
+        resolve: Callable[[str], Path],
+    ) -> None:
+        self.path = path
+        self.shown_path = shown_path
+        self.blobs = blobs
+        self.resolve = resolve
+        self.notebook = Document(document_id(uuid.uuid4().bytes))
+        self.runtime_document = Document(document_id(uuid.uuid4().bytes))
+        self.loaded = trio.Event()
+        self.saved: tuple[Heads, int] | None = None
+        self.stamp = stamp
+        self.widget_state = loaded.widget_state
+        self.saving = trio.Lock()
+        self.timestamp = timestamp
+        self.closed = False
+        self._loaded_notebook: LoadedNotebook | None = loaded
+        self._asked_kernel = kernel_name
+        self._metadata = loaded.metadata
+        self._gone_cells: dict[str, float] = {}
+        self._deadline_moved = trio.Event()
+        self._scope = trio.CancelScope()
+        self.ended = trio.Event()
+
+        schema = RuntimeSchema()
+        self.runtime_document.commit(
+            lambda tx: schema.create(
+                tx,
+                notebook_url=self.notebook.url,
+                path=shown_path,
+                kernel_name=self.kernel_name(),
+            )
+        )
+        self.notebook.commit(
+            lambda tx: NotebookSchema.create(tx, runtime_url=self.runtime_document.url, metadata=loaded.metadata)
+        )
+        self._cells_object = NotebookSchema.cells_object(self.notebook.replica)
+        self.runtime = Runtime(
+            new_id=new_id,
+            monotonic=trio.current_time,
+            timestamp=timestamp,
+            wake=self._wake,
+        )
+        self.runtime.on_notebook_changed = self._notebook_changed
+        self.writer = DocWriter(
+            notebook=self.notebook,
+            runtime=self.runtime_document,
+            schema=schema,
+            source=self.runtime,
+            blobs=blobs,
+            epoch=new_id(),
+        )
+        for document in (self.notebook, self.runtime_document):
+            document.publish()
+        self.kernels = KernelSupervisor(
+            self.runtime,
+            cwd=path.parent,
+            env=kernel_env,
+            runtime_dir=runtime_dir,
+            default_name=self.kernel_name,
+            deadline_moved=self._move_deadline,
+        )
+
+    @property
+    def id(self) -> str:
+        """The notebook document's id."""
+        return self.notebook.id
+
+    def _wake(self, urgency: Urgency) -> None:
+        self.writer.wake(urgency)
+
+    def kernel_name(self) -> str:
+        """The kernelspec that the notebook asks for."""
+        if self._asked_kernel is not None:
+            return self._asked_kernel
+        kernelspec = self._metadata.get("kernelspec")
+        name = kernelspec.get("name") if isinstance(kernelspec, dict) else None
+        return name if isinstance(name, str) and name else "python3"
+
+    # The tasks.
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs the room until it is closed; an error of its tasks passes through."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as writer_nursery:
+                    writer_nursery.start_soon(self.writer.run)
+                    async with trio.open_nursery() as producers:
+                        producers.start_soon(self.kernels.run)
+                        producers.start_soon(self._watch_deadlines)
+                        producers.start_soon(self._load)
+                        task_status.started()
+        finally:
+            self.closed = True
+            self.ended.set()
+
+    async def close(self, *, save: bool) -> None:
+        """Saves if asked, ends the kernel and what is queued, lets peers have the last state, and ends the room."""
+        await self.kernels.shutdown().wait()
+        await self.writer.flush()
+        if save and self.changed:
+            try:
+                await self.save()
+            except (OSError, BlobStoreError) as error:
+                # The room must end all the same; what it holds is what the file could not take.
+                log.exception("not saved at the end", room=self.id, path=self.shown_path, reason=str(error))
+        self._scope.cancel()
+        await self.ended.wait()
+
+    def cancel(self) -> None:
+        """Ends the room's tasks at once."""
+        self._scope.cancel()
+
+    async def _load(self) -> None:
+        loaded, self._loaded_notebook = self._loaded_notebook, None
+        if loaded is not None:
+            await load_into(self, loaded)
+        self.runtime.mutate(
+            [SetFile(status="ready", saved_notebook_heads=tuple(h.hex() for h in self.notebook.heads()))],
+            Urgency.URGENT,
+        )
+        await self.writer.flush()
+        self.saved = self.state
+        self.loaded.set()
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            self._deadline_moved = trio.Event()
+            deadlines = [at for at in (self.runtime.queue.deadline, *self._gone_cells.values()) if at is not None]
+            with trio.move_on_at(min(deadlines)) if deadlines else trio.CancelScope():
+                await self._deadline_moved.wait()
+                continue
+            self.runtime.expire()
+            self.kernels.carry_out()
+            now = trio.current_time()
+            for cell_id in [cell_id for cell_id, at in self._gone_cells.items() if at <= now]:
+                del self._gone_cells[cell_id]
+                self.runtime.remove_cell(cell_id)
+
+    def _move_deadline(self) -> None:
+        self._deadline_moved.set()
+
+    # The notebook document.
+
+    def cell_ids(self, heads: Heads | None = None) -> list[str]:
+        """Ids of the code cells, in order."""
+        return [
+            cell.cell_id for cell in NotebookSchema.read_cells(self.notebook.replica, heads) if cell.cell_type == "code"
+        ]
+
+    def _notebook_changed(self, structure: bool) -> None:
+        """Peers' changes were applied: the runtime document follows which code cells there are."""
+        if not structure:
+            return
+        replica = self.notebook.replica
+        restoration = NotebookSchema.restore_roots(replica, self.runtime_document.url, self._cells_object)
+        if restoration is not None:
+            log.warning("a peer overwrote root keys of the notebook; they are restored", room=self.id)
+            self.notebook.commit(restoration)
+            self._cells_object = NotebookSchema.cells_object(replica)
+        self._metadata = NotebookSchema.read_metadata(self.notebook.replica)
+        code = {cell_id for cell_id, kind in NotebookSchema.cell_types(self.notebook.replica).items() if kind == "code"}
+        for cell_id in code:
+            self._gone_cells.pop(cell_id, None)
+            self.runtime.add_cell(cell_id)
+        for cell_id in self.runtime.cells - code - self._gone_cells.keys():
+            self._gone_cells[cell_id] = trio.current_time() + GONE_CELL_SECONDS
+            self.runtime.cell_gone(cell_id)
+            self._move_deadline()
+
+    # The file.
+
+    @property
+    def changed(self) -> bool:
+        """Whether the documents differ from the file."""
+        return self.loaded.is_set() and self.saved != self.state
+
+    @property
+    def state(self) -> tuple[Heads, int]:
+        """Which state of the notebook a file would have: the heads of what people wrote, and a count of output changes."""
+        return self.notebook.published_heads(), self.runtime.output_changes
+
+    def show(self, path: Path) -> str:
+        """A path as peers see it."""
+        return self.shown_path if path == self.path else str(path)
+
+    async def save(self, path: Path | None = None) -> dict[str, Any]:
+        """Writes the notebook's file; returns {path, saved_at, notebook_heads} for the answer."""
+        return await save_notebook(self, path or self.path)
+
+
+def kernel_environment(without: Callable[[str], bool]) -> dict[str, str]:
+    """The environment that kernels get: ours, but for what is not theirs to know (tokens)."""
+    return {key: value for key, value in os.environ.items() if not without(key)}

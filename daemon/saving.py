@@ -1,0 +1,105 @@
+"""From the documents into a notebook file: one state of both, read in slices, written atomically."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from daemon.core.notebook_file import render_notebook
+from daemon.core.notebook_model import SavedCell, SavedNotebook
+from daemon.files import FileChanged, write_atomic
+from sync.core.identifiers import Heads, heads_to_hex
+from sync.core.mutations import SetFile
+from sync.core.notebook_schema import Cell, NotebookSchema
+from sync.core.runtime_reading import read_cell
+from sync.core.urgency import Urgency
+from sync.core.value_reading import blob_hashes, decode_attachments, decode_manifest
+
+if TYPE_CHECKING:
+    from daemon.room import Room
+
+# Reading is cut by the clock: what the loop can be without for once.
+SLICE_SECONDS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedNotebook:
+    """The file's bytes, and which state (`Room.state`) of the notebook is in them."""
+
+    data: bytes
+    notebook_heads: Heads
+    state: tuple[Heads, int]
+
+
+async def render_room(room: "Room") -> RenderedNotebook:
+    """The notebook as it is published now, as a file."""
+    notebook, runtime = room.notebook, room.runtime_document
+    notebook_heads, runtime_heads = notebook.published_heads(), runtime.published_heads()
+    state = room.state
+    metadata = NotebookSchema.read_metadata(notebook.replica, notebook_heads)
+    cells: list[tuple[Cell, dict[str, Any]]] = []
+    pause = trio.current_time() + SLICE_SECONDS
+    for cell in NotebookSchema.read_cells(notebook.replica, notebook_heads):
+        entry = read_cell(runtime.replica, cell.cell_id, runtime_heads) if cell.cell_type == "code" else None
+        cells.append((cell, entry or {}))
+        if trio.current_time() >= pause:
+            await trio.lowlevel.checkpoint()
+            pause = trio.current_time() + SLICE_SECONDS
+    hashes = {found for cell, entry in cells for found in blob_hashes([cell.attachments or {}, entry])}
+    blobs = await room.blobs.read_all(hashes)
+    data = await trio.to_thread.run_sync(_render, metadata, cells, blobs, room.widget_state)
+    return RenderedNotebook(data, notebook_heads, state)
+
+
+async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
+    """Writes the file and says so in the runtime document.
+
+    Returns:
+        {path, saved_at, notebook_heads}, for the answer to save_notebook.
+
+    Raises:
+        FileChanged: somebody else wrote the file since we last read or wrote it.
+        OSError: the file could not be written; what stood there still does.
+        BlobStoreError: an output could not be read.
+    """
+    async with room.saving:
+        rendered = await render_room(room)
+        own = path == room.path
+        try:
+            stamp = await write_atomic(path, rendered.data, expect=room.stamp if own else None)
+        except FileChanged as changed:
+            room.runtime.mutate([SetFile(status="conflict", error=changed.reason)])
+            raise
+        saved_at = room.timestamp()
+        heads = heads_to_hex(rendered.notebook_heads)
+        if own:
+            room.stamp = stamp
+            room.saved = rendered.state
+            room.runtime.mutate(
+                [SetFile(status="ready", saved_notebook_heads=tuple(heads), saved_at=saved_at)], Urgency.URGENT
+            )
+        return {"path": room.show(path), "saved_at": saved_at, "notebook_heads": heads}
+
+
+def _render(
+    metadata: dict[str, Any],
+    cells: list[tuple[Cell, dict[str, Any]]],
+    blobs: Mapping[str, bytes],
+    widget_state: dict[str, Any] | None,
+) -> bytes:
+    load = blobs.__getitem__
+    saved = [
+        SavedCell(
+            cell_id=cell.cell_id,
+            cell_type=cell.cell_type,
+            source=cell.source,
+            metadata=cell.metadata,
+            attachments=decode_attachments(cell.attachments or {}, load),
+            execution_count=entry.get("execution_count"),
+            outputs=[decode_manifest(manifest, load) for manifest in entry.get("outputs", [])],
+        )
+        for cell, entry in cells
+    ]
+    return render_notebook(SavedNotebook(metadata=metadata, cells=saved, widget_state=widget_state))

@@ -1,0 +1,91 @@
+"""The state directory: one daemon at a time, and how the other commands find it."""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DAEMON_FILE = "daemon.json"
+
+
+class StateDirTaken(Exception):
+    """Another daemon runs on this state directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """An opened state directory; the lock is held as long as the context that gave it."""
+
+    path: Path
+    peer_id: str
+    kept_token: str
+
+    @property
+    def blobs(self) -> Path:
+        """Where blobs are stored."""
+        return self.path / "blobs"
+
+    def announce(self, info: dict[str, Any]) -> None:
+        """Writes `daemon.json`, readable by the owner alone: it holds the token."""
+        _write_private(self.path / DAEMON_FILE, json.dumps(info) + "\n")
+
+
+@contextmanager
+def open_state_dir(path: Path) -> Iterator[StateDir]:
+    """Makes the directory if needed and takes its lock; `daemon.json` goes when the context ends.
+
+    Raises:
+        StateDirTaken: a daemon runs on it.
+        OSError: it can't be made or written.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateDirTaken(f"a notebookd runs on {path} already") from None
+        (path / DAEMON_FILE).unlink(missing_ok=True)  # of one that was killed
+        peer_id = _kept(path / "peer_id", lambda: f"notebookd-{secrets.token_hex(8)}")
+        token = _kept(path / "token", lambda: secrets.token_urlsafe(32))
+        try:
+            yield StateDir(path, peer_id, token)
+        finally:
+            (path / DAEMON_FILE).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def read_announcement(path: Path) -> dict[str, Any] | None:
+    """What the daemon on this state directory said of itself; None if none runs."""
+    try:
+        info = json.loads((path / DAEMON_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return info if isinstance(info, dict) else None
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    try:
+        kept = path.read_text().strip()
+    except FileNotFoundError:
+        kept = ""
+    if not kept:
+        kept = make()
+        _write_private(path, kept + "\n")
+    return kept
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,114 @@
+"""The process: opens everything in order, and closes it in a wave.
+
+    run_daemon
+      rooms nursery           the hub's: run_room x N
+        connections nursery   the front: one task per TCP connection, serve_connection x M
+
+Shutdown is a wave with a deadline behind it: stop listening -> rooms save, end their kernels and commit the last state ->
+connections write it -> connections end -> rooms end.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from daemon.config import Config
+from daemon.core.access import Access, AccessPolicy
+from daemon.front import open_front_listeners, serve_front
+from daemon.http_app import build_app
+from daemon.hub import Hub
+from daemon.state_dir import StateDir
+from sync.blobs import BlobStore
+from sync.connection import serve_connection
+from sync.core.identifiers import PeerId, SessionId
+from sync.websocket import PeerSocket
+
+log = structlog.get_logger(__name__)
+
+# SIGTERM to exit: what service supervisors and people wait without a second thought.
+SHUTDOWN_SECONDS = 5.0
+# Of these, for peers to take the last state; a peer that reads needs milliseconds.
+DRAIN_SECONDS = 1.0
+
+
+async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[str, Any]], None]) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+        announce: called once with {url, sync_url, token, pid, ...} when everything can be reached.
+
+    Raises:
+        OSError: the port can't be had.
+    """
+    token = config.token or state.kept_token
+    # Paths of ipc sockets must fit into 107 bytes, so the state directory may be too deep for them.
+    runtime_dir = Path(tempfile.mkdtemp(prefix="notebookd-"))
+    try:
+        listeners = await open_front_listeners(config.host, config.port)
+        port: int = listeners[0].socket.getsockname()[1]
+        policy = AccessPolicy(
+            port=port,
+            token=token,
+            viewer_token=config.viewer_token,
+            host_names=(config.host, *config.allow_hosts),
+            allow_origins=frozenset(config.allow_origins),
+        )
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            blobs = BlobStore(state.blobs)
+            hub = Hub(config, peer_id=PeerId(state.peer_id), blobs=blobs, runtime_dir=runtime_dir)
+            async with trio.open_nursery() as rooms:
+                await rooms.start(hub.run)
+                async with trio.open_nursery() as connections:
+                    await connections.start(_listen, listeners, policy, hub)
+                    url = f"http://{_url_host(config.host)}:{port}"
+                    announce(
+                        {
+                            "url": url,
+                            "sync_url": f"ws{url.removeprefix('http')}/sync",
+                            "token": token,
+                            "pid": os.getpid(),
+                        }
+                    )
+                    log.info("listening", url=url, root=str(config.root))
+                    async for number in signals:
+                        log.info("shutting down", signal=signal.Signals(number).name)
+                        break
+                    with trio.move_on_after(SHUTDOWN_SECONDS) as wave:
+                        for listener in listeners:
+                            await listener.aclose()
+                        with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
+                            await hub.close_all(save=True)
+                        with trio.move_on_after(DRAIN_SECONDS):
+                            await hub.drain_connections()
+                    if wave.cancelled_caught:
+                        log.warning("the shutdown took too long; what was left is cut")
+                    connections.cancel_scope.cancel()
+                rooms.cancel_scope.cancel()
+    finally:
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+    log.info("ended")
+
+
+async def _listen(
+    listeners: list[trio.SocketListener], policy: AccessPolicy, hub: Hub, task_status: trio.TaskStatus[None]
+) -> None:
+    async def serve_sync(socket: PeerSocket, access: Access) -> None:
+        # Random per connection: a client keeps the last `count` of a (sender, session) for as long as it lives.
+        session_id = SessionId(secrets.token_hex(16))
+        await serve_connection(socket, hub, role=access.role, session_id=session_id)
+
+    await serve_front(listeners, policy=policy, app=build_app(hub), serve_sync=serve_sync, task_status=task_status)
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::", ""):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

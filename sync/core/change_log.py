@@ -1,0 +1,154 @@
+"""The changes of one document in the order in which this daemon took them: what every peer's position points into.
+
+A prefix of the log is causally closed (a change is appended only after its dependencies), so "everything up to position n"
+is a state of the document, and its heads are known without asking Automerge. A peer is a number, not a set of hashes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sync.core.identifiers import ChangeHash, Heads
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedChange:
+    """One change.
+
+    Attributes:
+        max_op: the counter of its last operation; whatever builds on it starts above.
+        origin: the key of the connection that it came from, None for the daemon's own.
+    """
+
+    hash: ChangeHash
+    deps: tuple[ChangeHash, ...]
+    chunk: bytes
+    max_op: int
+    origin: object | None
+
+
+class ChangeLog:
+    """An append-only list of changes, with the heads at every position and the position of every hash."""
+
+    def __init__(self) -> None:
+        self._changes: list[LoggedChange] = []
+        self._heads: list[Heads] = [()]
+        self._index: dict[ChangeHash, int] = {}
+        self._bytes: list[int] = [0]
+        self._payloads: dict[tuple[int, int], bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __contains__(self, change_hash: object) -> bool:
+        return change_hash in self._index
+
+    def __getitem__(self, index: int) -> LoggedChange:
+        return self._changes[index]
+
+    def append(self, change: LoggedChange) -> None:
+        """Adds a change whose dependencies are all here.
+
+        Raises:
+            ValueError: a dependency is missing or the change is already here; both are bugs of the caller.
+        """
+        if change.hash in self._index:
+            raise ValueError("change is already in the log")
+        for dep in change.deps:
+            if dep not in self._index:
+                raise ValueError("a dependency of the change is not in the log")
+        self._index[change.hash] = len(self._changes)
+        self._changes.append(change)
+        self._bytes.append(self._bytes[-1] + len(change.chunk))
+        previous = self._heads[-1]
+        if previous == change.deps:
+            self._heads.append((change.hash,))
+        else:
+            self._heads.append(tuple(sorted((set(previous) - set(change.deps)) | {change.hash})))
+
+    def heads(self, position: int | None = None) -> Heads:
+        """The heads of the first `position` changes (of all, without one), sorted."""
+        return self._heads[-1 if position is None else position]
+
+    def position_of(self, change_hash: ChangeHash) -> int | None:
+        """How long the shortest prefix is that holds this change; None if it is unknown."""
+        index = self._index.get(change_hash)
+        return None if index is None else index + 1
+
+    def max_op(self, deps: Iterable[ChangeHash]) -> int:
+        """The highest operation counter in or behind `deps`, which are all in the log."""
+        return max((self._changes[self._index[dep]].max_op for dep in deps), default=0)
+
+    def size(self, start: int, end: int) -> int:
+        """Bytes of the changes from `start` up to `end`."""
+        return self._bytes[end] - self._bytes[start]
+
+    def ancestors(self, heads: Iterable[ChangeHash], start: int = 0) -> set[int]:
+        """Indexes >= `start` of all changes that are in `heads` or behind them; unknown hashes count as nothing.
+
+        The cost is the number of indexes found, so a caller who knows that a prefix is covered passes its end.
+        """
+        found: set[int] = set()
+        stack = [index for index in map(self._index.get, heads) if index is not None and index >= start]
+        while stack:
+            index = stack.pop()
+            if index in found:
+                continue
+            found.add(index)
+            for dep in self._changes[index].deps:
+                behind = self._index[dep]
+                if behind >= start and behind not in found:
+                    stack.append(behind)
+        return found
+
+    def end_within(self, start: int, end: int, max_bytes: int) -> int:
+        """The largest position <= `end` such that the changes from `start` fit into `max_bytes`; at least one change."""
+        limit = self._bytes[start] + max_bytes
+        if self._bytes[end] <= limit:
+            return end
+        low, high = start + 1, end
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._bytes[middle] <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def payload(
+        self, start: int, end: int, *, without: object | None = None, skip: frozenset[int] = frozenset()
+    ) -> bytes:
+        """The chunks from `start` up to `end`, but those that came from `without` or are in `skip`.
+
+        What many peers are sent at the same position is joined once.
+        """
+        part = self._changes[start:end]
+        if skip or (without is not None and any(change.origin is without for change in part)):
+            return b"".join(
+                change.chunk
+                for index, change in enumerate(part, start)
+                if index not in skip and (without is None or change.origin is not without)
+            )
+        if len(part) == 1:
+            return part[0].chunk
+        key = (start, end)
+        joined = self._payloads.get(key)
+        if joined is None:
+            joined = b"".join(change.chunk for change in part)
+            if len(self._payloads) >= _CACHED_PAYLOADS:
+                self._payloads.clear()
+            self._payloads[key] = joined
+        return joined
+
+
+def missing_dependencies(log: ChangeLog, changes: Sequence[LoggedChange]) -> set[ChangeHash]:
+    """Hashes that `changes`, taken in order, build on and that neither the log nor an earlier one of them holds."""
+    seen: set[ChangeHash] = set()
+    missing: set[ChangeHash] = set()
+    for change in changes:
+        missing.update(dep for dep in change.deps if dep not in log and dep not in seen)
+        seen.add(change.hash)
+    return missing
+
+
+# Peers that keep up differ by a few positions at any moment; older joins are never asked for again.
+_CACHED_PAYLOADS = 32

@@ -1,0 +1,164 @@
+"""One shared document: the Automerge replica, the log of its changes, and how far peers may see it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sync.core.binding import Replica, Transaction
+from sync.core.change_log import ChangeLog, LoggedChange
+from sync.core.identifiers import ActorId, DocumentId, Heads, automerge_url
+from sync.core.notices import Notice
+
+# A joining peer loads one document chunk in half the time of the same changes one by one; below this size the changes
+# are as good, and no `save()` is needed.
+SNAPSHOT_FROM_BYTES = 32 * 1024
+SNAPSHOT_FROM_CHANGES = 200
+# When a cached document chunk is renewed: after so much, sending the rest as changes costs a joining peer more.
+SNAPSHOT_STALE_CHANGES = 1_000
+SNAPSHOT_STALE_BYTES = 256 * 1024
+
+
+class Subscriber(Protocol):
+    """A connection that holds a document, as the documents' side sees it."""
+
+    @property
+    def peer_id(self) -> str:
+        """The peer's id, which a response is addressed to."""
+        ...
+
+    def wake(self) -> None:
+        """Says that there may be something to send."""
+        ...
+
+    def push(self, notice: Notice) -> None:
+        """Queues a notice behind those that it has for this notebook."""
+        ...
+
+
+class ChangesRefused(Exception):
+    """A peer's changes could not be applied; nothing of them is in the document."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Document:
+    """An Automerge document with one writer (the doc-writer) and any number of readers.
+
+    `published` is the position in the log up to which peers may be told: the newest commit until there is a store, the
+    durable position after that. Outgoing heads and changes stop there.
+    """
+
+    def __init__(self, document_id: DocumentId) -> None:
+        self.id = document_id
+        self.url = automerge_url(document_id)
+        self.replica = Replica()
+        self.log = ChangeLog()
+        self.published = 0
+        self.operations = 0
+        self.subscribers: set[Subscriber] = set()
+        self._actor_seqs: dict[ActorId, int] = {}
+        self._own_actors: set[ActorId] = {self.replica.actor}
+        self._snapshot: tuple[int, bytes] | None = None
+
+    def heads(self) -> Heads:
+        """Heads of everything that was committed, published or not."""
+        return self.log.heads()
+
+    def published_heads(self) -> Heads:
+        """Heads that peers may hear of."""
+        return self.log.heads(self.published)
+
+    def commit(self, write: Callable[[Transaction], None]) -> bool:
+        """Runs `write` in one transaction and logs its change; False if it changed nothing.
+
+        An exception of `write` rolls the transaction back and passes through.
+        """
+        before = self.log.heads()
+        with self.replica.transaction() as transaction:
+            write(transaction)
+        changes = self.replica.changes_since(before)
+        for change in changes:
+            self.log.append(LoggedChange(change.hash, tuple(sorted(change.deps)), change.bytes, change.max_op, None))
+            self.operations += change.max_op - change.start_op + 1
+        return bool(changes)
+
+    def owns_actor(self, actor: ActorId) -> bool:
+        """Whether a change of this actor can only be the daemon's own."""
+        return actor in self._own_actors
+
+    def next_seq(self, actor: ActorId) -> int:
+        """The sequence number that the next change of a peer's actor must have."""
+        return self._actor_seqs.get(actor, 0) + 1
+
+    def apply(self, changes: Sequence[tuple[LoggedChange, ActorId, int, int]]) -> None:
+        """Takes a peer's checked changes: tuples of (change, actor, seq, number of operations), dependencies first.
+
+        Raises:
+            ChangesRefused: Automerge did not take them all; the document is as it was.
+        """
+        before = self.log.heads()
+        expected = ChangeLogPreview(self.log, [change for change, *_ in changes]).heads
+        try:
+            self.replica.apply([change.chunk for change, *_ in changes])
+            taken = self.replica.heads() == expected
+        except Exception as error:
+            # A panic (BindingPanic), or the core's own refusal, after which nothing says how much of it was taken.
+            self.rebuild()
+            raise ChangesRefused(f"Automerge could not take the change: {error}") from error
+        if not taken:
+            # Corrupt content is dropped by the core without an error: its heads do not advance.
+            if self.replica.heads() != before:
+                self.rebuild()
+            raise ChangesRefused("Automerge did not take the change")
+        for change, actor, seq, operations in changes:
+            self.log.append(change)
+            self._actor_seqs[actor] = seq
+            self.operations += operations
+
+    def rebuild(self) -> None:
+        """Makes the replica anew from the log, which holds only what was good (a panic poisons a replica for ever)."""
+        self.replica = Replica()
+        self._own_actors.add(self.replica.actor)
+        if len(self.log):
+            self.replica.apply([self.log.payload(0, len(self.log))])
+        if self.replica.heads() != self.log.heads():
+            raise RuntimeError(f"document {self.id} could not be rebuilt from its log")
+
+    def publish(self) -> bool:
+        """Lets peers see all that was committed; True if that is news. Subscribers are woken by the caller."""
+        if self.published == len(self.log):
+            return False
+        self.published = len(self.log)
+        return True
+
+    def wake_subscribers(self) -> None:
+        """Tells every connection that holds this document that it moved."""
+        for subscriber in self.subscribers:
+            subscriber.wake()
+
+    def snapshot(self) -> tuple[int, bytes] | None:
+        """A document chunk and its position, for a peer that has nothing; None where the plain changes do as well."""
+        end = self.published
+        if self._snapshot is not None:
+            position, _ = self._snapshot
+            if end - position < SNAPSHOT_STALE_CHANGES and self.log.size(position, end) < SNAPSHOT_STALE_BYTES:
+                return self._snapshot
+        if end < SNAPSHOT_FROM_CHANGES and self.log.size(0, end) < SNAPSHOT_FROM_BYTES:
+            return None
+        if end != len(self.log):
+            # save() would tell more than peers may know now.
+            return self._snapshot
+        self._snapshot = (end, self.replica.save())
+        return self._snapshot
+
+
+class ChangeLogPreview:
+    """The heads that a log would have after some more changes."""
+
+    def __init__(self, log: ChangeLog, changes: Sequence[LoggedChange]) -> None:
+        heads = set(log.heads())
+        for change in changes:
+            heads.difference_update(change.deps)
+            heads.add(change.hash)
+        self.heads: Heads = tuple(sorted(heads))

@@ -1,0 +1,100 @@
+"""Bounds on what may come from outside, each with its reason.
+
+Whoever refuses something for one of these answers with an error; nothing hangs and nothing grows without end. The
+numbers that peers can meet are in docs/wire.md.
+"""
+
+MIB = 1024 * 1024
+
+# --- A frame and what is in it
+
+# A whole notebook with its history fits many times; a peer can make the daemon hold one such frame, no more.
+MAX_FRAME_BYTES = 16 * MIB
+
+# Join, peer and error frames: a stock join has 150 bytes, and its metadata is kept as long as the peer.
+MAX_CONTROL_FRAME_BYTES = 64 * 1024
+
+# Peer, session and document ids: stock clients' have 4 to 60 characters. They are in every frame and in every log line.
+MAX_ID_CHARS = 200
+
+# A frame's type, a protocol version and a method's name: the longest in use has 26 characters.
+MAX_WORD_CHARS = 64
+
+# Arrays and maps inside one another: JSON of real notebooks and widgets stays below 20; recursion costs stack.
+MAX_DEPTH = 64
+
+# Items (numbers, strings, containers) in one frame or one JSON-RPC object. An empty map has 1 byte on the wire, 72 in
+# memory and takes 0.3 us: 16 MiB of them would be 1.2 GB and 5 s. With this it is 18 MB and 0.1 s.
+MAX_ITEMS = 250_000
+
+# An integer of a tagged "big number": arithmetic and printing are quadratic in its length.
+MAX_BIG_INTEGER_BYTES = 64
+
+# --- Requests and events
+
+MAX_JSONRPC_BYTES = 8 * MIB  # half a frame, so that the frame around it always fits
+MAX_BUFFERS_BYTES = 8 * MIB  # the buffers of one widget message; they travel inside a JSON-RPC object or become blobs
+MAX_REQUESTS_IN_FLIGHT = 64  # of one peer: a person's page has a handful; each holds its params and maybe a wait
+MAX_QUEUED_EXECUTIONS = 10_000  # of one room: ten runs of the biggest notebooks, and the queue is in the document
+
+# --- Sync
+
+# One outgoing sync payload. What a slow peer has in flight, and how long one document holds up the others' frames.
+MAX_SYNC_PAYLOAD = 256 * 1024
+
+MAX_NEED = 64  # missing dependencies asked for at once: the peer then sends what is behind them as well
+MAX_HEADS = 1000  # hashes in one set of heads: as many branches would have to be open at once
+MAX_HAVE = 16  # entries of `have` in a sync message: stock clients send one
+
+# Changes in one sync message of version 1. A stock client that comes back sends everything that it did meanwhile in one
+# message, and each keystroke is a change: this is days of typing. Reading as many takes 20 ms, checking them 3 s.
+MAX_SYNC_ENTRIES = 100_000
+
+MAX_DOCUMENTS_PER_PEER = 1000  # on one connection: two for each open notebook; a subscription costs a few KB
+
+# Events held for one notebook of one peer until their state is written; more leave a gap in `seq`.
+MAX_HELD_EVENTS = 1000
+
+# Presence, cursors and whatever else peers tell one another through us: it costs every other peer its size.
+MAX_RELAYED_BYTES = 64 * 1024
+
+# What the daemon holds for a peer that does not read: frames, events and their buffers. Then it is dropped.
+MAX_PEER_BYTES = 8 * MIB
+
+# --- Changes, before they reach the Rust core
+
+# Sync messages with changes that wait for the doc-writer; beyond, the peers that send them are not read.
+MAX_PENDING_CHANGES = 64
+
+# Operations of one change: 115 bytes can say 2 million, which took 5.8 s and 1 GB to apply. This many take 0.3 s.
+MAX_CHANGE_OPS = 100_000
+
+# Operations of one document, all history: about 1 GB in the core. An operation's counter can't be above it either,
+# since every change starts at most one above all that it knows; the core itself breaks at 2**32.
+MAX_DOCUMENT_OPS = 2_000_000
+
+# One change after inflating: a source of 1 MiB fits, and a pasted image of 5 MB. Deflate can blow up 1000 times.
+MAX_CHANGE_BYTES = 8 * MIB
+
+# All changes of one sync message after inflating: a frame of 16 MiB could hold 10 000 that inflate to 8 MiB each.
+MAX_CHANGES_BYTES = 64 * MIB
+
+MAX_DEPS = MAX_HEADS  # dependencies of one change are the heads that its author had
+MAX_ACTORS = 10_000  # other actors named by one change; every session of every client is an actor
+MAX_ACTOR_BYTES = 64  # an actor id: stock ones have 16 (a UUID) or 32 bytes
+
+MAX_SOURCE_BYTES = MIB  # a cell's source: at 8 us a character it is the slowest thing to write, 8 s in slices
+
+# --- Values
+
+INLINE_LIMIT = 1024  # UTF-8 bytes that a value may have inside the document; more goes to the blob store
+
+# --- Connections and rooms
+
+# Events that wait for one peer and notebook; a peer that is a thousand events behind reads the document instead (P8).
+MAX_HELD_EVENTS = 1000
+
+MAX_DOCUMENTS_PER_PEER = 200  # two for each notebook: nobody works in a hundred notebooks on one connection
+MAX_RELAYED_BYTES = 64 * 1024  # presence and cursors have some hundred bytes; this is multiplied by the number of peers
+MAX_PENDING_CHANGES = 64  # messages with changes that wait for a doc-writer: some milliseconds of its work
+MAX_ROOMS = 500  # open notebooks: each has a task tree, two documents and maybe a kernel of 50 MB

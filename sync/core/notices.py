@@ -1,0 +1,19 @@
+"""Events and responses on their way to peers: what they say, and which state must be there first."""
+
+from dataclasses import dataclass
+
+from sync.core.identifiers import DocumentId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Notice:
+    """An event or a response that may be written once its state was.
+
+    `requires` maps documents to positions in their logs; `data` is the encoded JSON-RPC object, shared by all peers.
+    `droppable`: an event, which may be left out when a peer is too slow (the gap shows in `seq`); responses never are.
+    """
+
+    document_id: DocumentId
+    requires: tuple[tuple[DocumentId, int], ...]
+    data: bytes
+    droppable: bool

@@ -1,0 +1,254 @@
+"""The execution queue: every accepted execution ends exactly once and starts at most once, whatever happens."""
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from daemon.core.executions import (
+    IDLE_GRACE_SECONDS,
+    KEPT_EXECUTIONS,
+    KEPT_SECONDS,
+    REPLY_GRACE_SECONDS,
+    Ended,
+    ExecutionQueue,
+    Started,
+    Transition,
+)
+
+
+def submit(queue: ExecutionQueue, *names: str, **options: object) -> None:
+    for name in names:
+        queue.submit(name, f"cell-{name}", f"code {name}", **options)  # type: ignore[arg-type]
+
+
+def statuses(transitions: list[Transition]) -> list[tuple[str, str]]:
+    return [(t.execution.execution_id, t.execution.status) for t in transitions if isinstance(t, Ended)]
+
+
+def run(queue: ExecutionQueue, name: str, status: str = "ok") -> list[Transition]:
+    taken = queue.take_next()
+    assert taken is not None
+    assert taken.execution_id == name
+    return [*queue.on_input(name, 1), *queue.on_reply(name, status, 1, 0.0), *queue.on_idle(name, 0.0)]
+
+
+def test_one_is_in_flight_and_the_order_is_that_of_acceptance() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b")
+
+    assert queue.take_next() is not None
+    assert queue.take_next() is None
+    assert queue.waiting == ("a", "b")
+    queue.on_input("a", 7)
+    assert queue.running is not None
+    assert queue.running.execution_count == 7
+    assert queue.waiting == ("b",)
+
+
+def test_it_ends_after_reply_and_idle_in_either_order() -> None:
+    for first_idle in (False, True):
+        queue = ExecutionQueue()
+        submit(queue, "a")
+        queue.take_next()
+        queue.on_input("a", 1)
+        steps = [lambda q: q.on_reply("a", "ok", 1, 0.0), lambda q: q.on_idle("a", 0.0)]
+        if first_idle:
+            steps.reverse()
+
+        assert statuses(steps[0](queue)) == []
+        assert statuses(steps[1](queue)) == [("a", "done")]
+
+
+def test_a_lost_idle_is_waited_for_and_marked() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.on_input("a", 1)
+    queue.on_reply("a", "ok", 1, 10.0)
+
+    assert queue.deadline == 10.0 + IDLE_GRACE_SECONDS
+    assert queue.expire(11.0) == []
+    [ended] = queue.expire(12.0)
+    assert ended.execution.idle_missing
+    assert ended.execution.status == "done"
+
+
+def test_a_lost_reply_is_an_error_in_the_end() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.on_idle("a", 0.0)
+
+    assert statuses(queue.expire(REPLY_GRACE_SECONDS)) == [("a", "error")]
+
+
+def test_a_kernel_without_execute_input_starts_at_its_reply_and_then_at_busy() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b")
+    queue.take_next()
+    assert queue.on_busy("a") == []
+    assert isinstance(queue.on_reply("a", "ok", 1, 0.0)[0], Started)
+    queue.on_idle("a", 0.0)
+
+    queue.take_next()
+    assert isinstance(queue.on_busy("b")[0], Started)
+
+
+def test_an_error_stops_only_the_rest_of_its_own_run() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b", run_id="r", stop_on_error=True)
+    submit(queue, "other")
+    submit(queue, "c", run_id="r", stop_on_error=True)
+
+    assert statuses(run(queue, "a", "error")) == [("a", "error"), ("b", "cancelled"), ("c", "cancelled")]
+    assert queue.waiting == ("other",)
+
+
+def test_an_interrupt_meets_the_running_one_and_the_rest_of_its_run() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b", run_id="r")
+    submit(queue, "other")
+    queue.take_next()
+    queue.on_input("a", 1)
+
+    execution, transitions = queue.interrupt(0.0)
+    assert execution is not None
+    assert statuses(transitions) == [("b", "cancelled")]
+    assert statuses([*queue.on_reply("a", "error", 1, 0.0), *queue.on_idle("a", 0.0)]) == [("a", "interrupted")]
+    assert queue.waiting == ("other",)
+
+
+def test_aborted_before_it_began_is_cancelled() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+
+    assert statuses([*queue.on_reply("a", "aborted", None, 0.0), *queue.on_idle("a", 0.0)]) == [("a", "cancelled")]
+
+
+def test_losing_the_kernel_ends_everything() -> None:
+    expected = {"died": "error", "restart": "interrupted", "shutdown": "interrupted", "launch_failed": "interrupted"}
+    for loss, status in expected.items():
+        queue = ExecutionQueue()
+        submit(queue, "a", "b")
+        queue.take_next()
+        queue.on_input("a", 1)
+
+        assert statuses(queue.kernel_gone(loss, 0.0)) == [("a", status), ("b", "cancelled")]  # type: ignore[arg-type]
+        assert queue.take_next() is None
+
+
+def test_late_messages_of_an_ended_execution_change_nothing() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b")
+    run(queue, "a")
+    queue.take_next()
+
+    assert queue.on_reply("a", "error", 1, 0.0) == []
+    assert queue.on_idle("a", 0.0) == []
+    assert queue.on_input("a", 9) == []
+
+
+def test_the_newest_and_the_young_are_kept() -> None:
+    queue = ExecutionQueue()
+    for number in range(KEPT_EXECUTIONS + 5):
+        submit(queue, str(number))
+        run(queue, str(number))
+
+    assert queue.forget(KEPT_SECONDS - 1) == []
+    assert queue.forget(KEPT_SECONDS) == ["0", "1", "2", "3", "4"]
+    assert queue.find("0") is None
+    assert queue.find("5") is not None
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Random histories, with messages for any execution at any moment."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.queue = ExecutionQueue()
+        self.now = 0.0
+        self.accepted: list[str] = []
+        self.started: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+
+    def note(self, transitions: list[Transition]) -> None:
+        for transition in transitions:
+            counter = self.started if isinstance(transition, Started) else self.ended
+            counter[transition.execution.execution_id] += 1
+            if isinstance(transition, Started):
+                assert self.ended[transition.execution.execution_id] == 0
+            else:
+                assert transition.execution.status in ("done", "error", "interrupted", "cancelled")
+                begun = self.started[transition.execution.execution_id] == 1
+                assert begun == (transition.execution.status != "cancelled")
+
+    @rule(run_id=st.sampled_from([None, "r"]), stop=st.booleans())
+    def accept(self, run_id: str | None, stop: bool) -> None:
+        name = str(len(self.accepted))
+        self.accepted.append(name)
+        self.queue.submit(name, f"cell{len(self.accepted) % 3}", "", run_id=run_id, stop_on_error=stop)
+
+    @rule()
+    def send(self) -> None:
+        self.queue.take_next()
+
+    @precondition(lambda self: self.accepted)
+    @rule(
+        data=st.data(), what=st.sampled_from(["input", "busy", "activity", "ok", "error", "aborted", "idle", "cancel"])
+    )
+    def message(self, data: st.DataObject, what: str) -> None:
+        current = self.queue.in_flight
+        names = [current.execution_id] * 3 if current is not None else []
+        name = data.draw(st.sampled_from([*names, *self.accepted[-4:]]))
+        queue = self.queue
+        match what:
+            case "input":
+                self.note(queue.on_input(name, 1))
+            case "busy":
+                self.note(queue.on_busy(name))
+            case "activity":
+                self.note(queue.on_activity(name))
+            case "idle":
+                self.note(queue.on_idle(name, self.now))
+            case "cancel":
+                self.note(queue.cancel(name, self.now))
+            case _:
+                self.note(queue.on_reply(name, what, None, self.now))
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 20.0, 700.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.note(self.queue.expire(self.now))
+        self.queue.forget(self.now)
+
+    @rule()
+    def interrupt(self) -> None:
+        self.note(self.queue.interrupt(self.now)[1])
+
+    @rule(cell=st.integers(0, 2))
+    def delete_cell(self, cell: int) -> None:
+        self.note(self.queue.cancel_cell(f"cell{cell}", self.now))
+
+    @rule(loss=st.sampled_from(["died", "restart", "shutdown", "launch_failed"]))
+    def lose_kernel(self, loss: str) -> None:
+        self.note(self.queue.kernel_gone(loss, self.now))  # type: ignore[arg-type]
+        assert all(self.ended[name] == 1 for name in self.accepted)
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        assert all(count == 1 for count in self.started.values() if count)
+        assert all(count == 1 for count in self.ended.values() if count)
+        current = self.queue.in_flight
+        alive = {execution.execution_id for execution in self.queue.queued} | (
+            {current.execution_id} if current is not None else set()
+        )
+        assert alive == {name for name in self.accepted if not self.ended[name]}
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

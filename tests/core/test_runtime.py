@@ -1,0 +1,258 @@
+"""The pure state behind a runtime document: kernel messages in, mutations and events out."""
+
+from itertools import count
+from typing import Any
+
+from daemon.core.runtime import Runtime, SendExecute, SendInput
+from kernel_bridge.core import messages as k
+from sync.core.mutations import (
+    KERNEL_LOG,
+    AppendOutput,
+    ClearOutputs,
+    SetCell,
+    SetExecution,
+    SetKernel,
+    SetQueue,
+    Target,
+)
+from sync.core.urgency import Urgency
+from sync.writer import Batch, PendingEvent
+
+SESSION = "ours"
+
+
+class Machine:
+    """A runtime with a clock to turn and a kernel to speak for."""
+
+    def __init__(self, *cells: str) -> None:
+        ids = count()
+        self.now = 0.0
+        self.urgencies: list[Urgency] = []
+        self.runtime = Runtime(
+            new_id=lambda: f"id{next(ids)}",
+            monotonic=lambda: self.now,
+            timestamp=lambda: f"t{self.now}",
+            wake=self.urgencies.append,
+        )
+        for cell in cells:
+            self.runtime.add_cell(cell)
+        self.runtime.drain()
+
+    def ready(self) -> "Machine":
+        self.runtime.kernel_starting("python3", "python")
+        self.runtime.kernel_ready("python", SESSION)
+        self.runtime.drain()
+        return self
+
+    def submit(self, *names: str, run_id: str | None = None) -> None:
+        self.runtime.submit(
+            [(f"x-{n}", n, f"code {n}") for n in names], run_id=run_id, stop_on_error=run_id is not None
+        )
+
+    def say(
+        self, content: k.Content, parent: str, parent_type: str = "execute_request", session: str = SESSION
+    ) -> None:
+        header = k.Header(msg_id=parent, msg_type=parent_type, session=session)
+        message = k.KernelMessage(channel="iopub", header=k.Header(), parent=header, metadata={}, content=content)
+        self.runtime.receive([message])
+
+    def begin(self, name: str) -> None:
+        self.say(k.Status(execution_state="busy"), f"x-{name}")
+        self.say(k.ExecuteInput(code="", execution_count=1), f"x-{name}")
+
+    def finish(self, name: str, status: str = "ok") -> None:
+        self.say(k.ExecuteReply(status=status, execution_count=1), f"x-{name}")
+        self.say(k.Status(execution_state="idle"), f"x-{name}")
+
+    def drain(self) -> Batch:
+        return self.runtime.drain()
+
+
+def events(batch: Batch) -> list[tuple[str, Any]]:
+    found = [notice for notice in batch.notices if isinstance(notice, PendingEvent)]
+    return [(n.method, n.params.get("execution_id") or n.params.get("queued")) for n in found]
+
+
+def of_type(batch: Batch, kind: type) -> list[Any]:
+    return [mutation for mutation in batch.mutations if isinstance(mutation, kind)]
+
+
+def appended(batch: Batch) -> list[Target]:
+    return [mutation.target for mutation in of_type(batch, AppendOutput)]
+
+
+def test_what_is_accepted_is_sent_when_the_kernel_is_ready() -> None:
+    machine = Machine("a", "b")
+    machine.submit("a", "b")
+    assert machine.runtime.take_effects() == []
+
+    machine.ready()
+    [effect] = machine.runtime.take_effects()
+    assert isinstance(effect, SendExecute)
+    assert effect.execution.code == "code a"
+
+
+def test_the_start_clears_and_runs_in_one_batch() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.drain()
+    machine.begin("a")
+
+    batch = machine.drain()
+    assert [m.target for m in of_type(batch, ClearOutputs)] == [Target("cell", "a")]
+    assert of_type(batch, SetExecution)[0].status == "running"
+    assert of_type(batch, SetCell)[0].execution_id == "x-a"
+    assert of_type(batch, SetKernel)[0].status == "busy"
+    assert of_type(batch, SetQueue) == [SetQueue("x-a", ())]
+    assert events(batch) == [("execution_started", "x-a"), ("queue_changed", [])]
+
+
+def test_busy_alone_says_nothing() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.drain()
+    machine.say(k.Status(execution_state="busy"), "x-a")
+
+    assert machine.drain() == Batch()
+
+
+def test_the_end_comes_with_everything_that_was_printed_before() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.drain()
+    machine.urgencies.clear()
+    machine.say(k.Stream(name="stdout", text="hello\n"), "x-a")
+    machine.finish("a")
+
+    batch = machine.drain()
+    assert appended(batch) == [Target("cell", "a")]
+    assert of_type(batch, SetExecution)[0].status == "done"
+    assert of_type(batch, SetKernel)[0].status == "idle"
+    assert events(batch)[0] == ("execution_done", "x-a")
+    assert Urgency.URGENT in machine.urgencies
+
+
+def test_completion_does_not_change_the_kernels_status() -> None:
+    machine = Machine("a").ready()
+    for state in ("busy", "idle"):
+        machine.say(k.Status(execution_state=state), "c1", "complete_request")
+
+    assert machine.drain() == Batch()
+    assert machine.runtime.kernel_status == "idle"
+
+
+def test_a_late_print_goes_to_its_own_cell() -> None:
+    machine = Machine("a", "b").ready()
+    for name in "ab":
+        machine.submit(name)
+        machine.begin(name)
+        machine.finish(name)
+    machine.drain()
+    machine.say(k.Stream(text="late"), "x-a")
+
+    assert appended(machine.drain()) == [Target("cell", "a")]
+
+
+def test_a_print_under_a_completion_goes_to_the_latest_execution() -> None:
+    machine = Machine("a", "b").ready()
+    for name in "ab":
+        machine.submit(name)
+        machine.begin(name)
+        machine.finish(name)
+    machine.drain()
+    machine.say(k.Stream(text="from a thread"), "c1", "complete_request")
+
+    assert appended(machine.drain()) == [Target("cell", "b")]
+
+
+def test_what_belongs_to_nobody_is_logged() -> None:
+    machine = Machine("a").ready()
+    machine.say(k.Stream(text="who?"), "x-foreign", session="another client")
+
+    assert appended(machine.drain()) == [KERNEL_LOG]
+
+
+def test_the_pager_is_an_output_of_its_cell() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.drain()
+    page = {"source": "page", "data": {"text/plain": "Docstring"}}
+    machine.say(k.ExecuteReply(status="ok", execution_count=1, payload=[page]), "x-a")
+
+    [mutation] = of_type(machine.drain(), AppendOutput)
+    assert mutation.output.data == {"text/plain": "Docstring"}
+
+
+def test_input_is_asked_for_in_the_document_and_answered_once() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.drain()
+    machine.runtime.take_effects()
+    machine.say(k.InputRequest(prompt="name? "), "x-a")
+    [mutation] = of_type(machine.drain(), SetKernel)
+    request_id = mutation.input_request["request_id"]
+
+    assert mutation.input_request["prompt"] == "name? "
+    assert not machine.runtime.input_reply("another", "x")
+    assert machine.runtime.input_reply(request_id, "Ada")
+    assert not machine.runtime.input_reply(request_id, "Bob")
+    [effect] = machine.runtime.take_effects()
+    assert isinstance(effect, SendInput)
+    assert of_type(machine.drain(), SetKernel)[0].input_request is None
+
+
+def test_a_dead_kernel_ends_all_and_says_so() -> None:
+    machine = Machine("a", "b").ready()
+    machine.submit("a", "b")
+    machine.begin("a")
+    machine.drain()
+    machine.runtime.kernel_gone("died", message="it died", traceback="stderr")
+
+    batch = machine.drain()
+    assert [(m.execution_id, m.status) for m in of_type(batch, SetExecution)] == [
+        ("x-a", "error"),
+        ("x-b", "cancelled"),
+    ]
+    [kernel] = of_type(batch, SetKernel)
+    assert kernel.status == "dead"
+    assert kernel.error == {"message": "it died", "traceback": "stderr"}
+    assert [method for method, _ in events(batch)] == [
+        "execution_done",
+        "execution_done",
+        "kernel_error",
+        "queue_changed",
+    ]
+
+
+def test_a_deleted_cell_takes_its_queued_executions_with_it() -> None:
+    machine = Machine("a", "b").ready()
+    machine.submit("a", "b")
+    machine.begin("a")
+    machine.drain()
+    machine.runtime.cell_gone("b")
+
+    assert [(m.execution_id, m.status) for m in of_type(machine.drain(), SetExecution)] == [("x-b", "cancelled")]
+
+
+def test_a_running_cell_is_not_cleared() -> None:
+    machine = Machine("a", "b").ready()
+    machine.submit("a")
+    machine.begin("a")
+
+    assert machine.runtime.clear_outputs(["a", "b"]) == ["b"]
+
+
+def test_a_lost_idle_is_said_with_the_end() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.say(k.ExecuteReply(status="ok", execution_count=1), "x-a")
+    machine.drain()
+    machine.now = 5.0
+    machine.runtime.expire()
+
+    [done] = [n for n in machine.drain().notices if isinstance(n, PendingEvent) and n.method == "execution_done"]
+    assert done.params["idle_missing"] is True
