@@ -1,5 +1,6 @@
 """All open notebooks of the daemon: where connections and the HTTP side find documents and rooms."""
 
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +47,7 @@ class Hub:
         self._config = config
         self._runtime_dir = runtime_dir
         self.connections: set[Connection] = set()
+        self._counted: Counter[str] = Counter()
         self._metrics = Metrics(self)
         self._rooms: dict[DocumentId, Room] = {}
         self._documents: dict[DocumentId, OpenDocument] = {}
@@ -88,6 +90,15 @@ class Hub:
     def disconnected(self, connection: Connection) -> None:
         """A peer left."""
         self.connections.discard(connection)
+        self._counted.update(connection.counts())
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was counted on all connections, those that have ended too."""
+        counted = self._counted.copy()
+        for connection in self.connections:
+            counted.update(connection.counts())
+        return counted
 
     async def receive_request(self, connection: Connection, document_id: DocumentId, data: dict[str, Any]) -> None:
         """Takes a JSON-RPC object of the connection's own peer."""

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import structlog
 import trio
 
+from daemon.core.comms import SendComm
 from daemon.core.executions import Loss
 from daemon.core.runtime import Runtime, SendExecute
 from kernel_bridge import Kernel, KernelGone, KernelLaunchFailed, KernelSpec, NoSuchKernel, find_kernelspec, run_kernel
@@ -74,7 +75,7 @@ class KernelSupervisor:
 
     Args:
         default_name: gives the kernelspec's name that the notebook asks for.
-        deadline_moved: called when `runtime.queue.deadline` may have changed.
+        deadline_moved: called when `runtime.deadline` may have changed.
     """
 
     def __init__(
@@ -144,6 +145,8 @@ class KernelSupervisor:
                         },
                         msg_id=effect.execution.execution_id,
                     )
+                elif isinstance(effect, SendComm):
+                    kernel.send("shell", effect.msg_type, effect.content, msg_id=effect.msg_id, buffers=effect.buffers)
                 else:
                     kernel.send("stdin", "input_reply", {"value": effect.value}, parent=effect.parent)
             except KernelGone:

@@ -39,9 +39,18 @@ class Metrics(Collector):
         )
         changes = sum(len(room.runtime_document.log) + len(room.notebook.log) for room in rooms)
         yield GaugeMetricFamily("notebookd_changes", "Changes in the logs of open documents", changes)
-        held = sum(connection.outbox.statistics.notices_held for connection in connections)
-        yield GaugeMetricFamily("notebookd_notices_held", "Times that an event waited for its state", held)
-        dropped = sum(connection.outbox.statistics.notices_dropped for connection in connections)
-        yield GaugeMetricFamily("notebookd_notices_dropped", "Events that slow peers missed", dropped)
+        counts = self._hub.counts
+        for name, what in _CONNECTION_COUNTS.items():
+            yield CounterMetricFamily(f"notebookd_{name}", what, counts.get(name, 0))
         held_bytes = sum(connection.outbox.held_bytes for connection in connections)
         yield GaugeMetricFamily("notebookd_outbox_bytes", "Bytes that wait for peers", held_bytes)
+
+
+_CONNECTION_COUNTS = {
+    "frames_received": "Frames that peers sent",
+    "frames_sent": "Frames that peers were sent",
+    "notices_held": "Times that an event or answer waited for its state",
+    "notices_dropped": "Events that slow peers missed",
+    "foreign_ephemerals": "Messages of one peer that another passed on, dropped",
+    "changes_dropped": "Sync messages whose changes were dropped: the peer may not write",
+}

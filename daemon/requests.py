@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from daemon.core.executions import Execution
+from daemon.core.runtime import Runtime
 from daemon.files import FileChanged, OutsideRoot, PathRefused
 from daemon.kernel_life import KernelUnavailable, Pending
 from daemon.room import Room, new_id
@@ -22,7 +23,7 @@ from sync.blobs import BlobStoreError
 from sync.core.document import Subscriber
 from sync.core.identifiers import Heads, InvalidIdentifier, heads_from_hex
 from sync.core.jsonrpc import ErrorCode, RequestError
-from sync.core.limits import MAX_QUEUED_EXECUTIONS, MAX_SOURCE_BYTES
+from sync.core.limits import MAX_ID_CHARS, MAX_QUEUED_EXECUTIONS, MAX_SOURCE_BYTES
 from sync.core.notebook_schema import Cell, NotebookSchema
 from sync.writer import HeadsRefused
 
@@ -106,6 +107,31 @@ class CancelExecution(msgspec.Struct):
 
 class ClearOutputs(msgspec.Struct):
     cell_ids: list[str] | None = None
+
+
+class UpdateComm(msgspec.Struct):
+    comm_id: str
+    state: dict[str, Any]
+    buffer_paths: list[list[str | int]] = []
+    buffers: list[bytes] = []
+
+
+class CommCustom(msgspec.Struct):
+    comm_id: str
+    content: Any = None
+    buffers: list[bytes] = []
+
+
+class OpenComm(msgspec.Struct):
+    comm_id: str
+    target_name: str
+    data: dict[str, Any] = {}
+    buffers: list[bytes] = []
+
+
+class CloseComm(msgspec.Struct):
+    comm_id: str
+    data: dict[str, Any] = {}
 
 
 class InputReply(msgspec.Struct):
@@ -243,6 +269,44 @@ async def clear_outputs(call: Call, params: ClearOutputs) -> Result | Later:
             if cell_id not in runtime.cells:
                 raise RequestError.not_found("cell")
     return Result({"cell_ids": runtime.clear_outputs(params.cell_ids or room.cell_ids())}, cells=True)
+
+
+@_method(ordered=True)
+async def update_comm(call: Call, params: UpdateComm) -> Result | Later:
+    runtime = _live_comm(call.room, params.comm_id)
+    if not params.state:
+        return Result({})
+    runtime.widgets.update_by_peer(params.comm_id, params.state, params.buffer_paths, params.buffers)
+    _sent(call.room)
+    return Result({})
+
+
+@_method(ordered=True)
+async def comm_custom(call: Call, params: CommCustom) -> Result | Later:
+    runtime = _live_comm(call.room, params.comm_id)
+    runtime.widgets.custom_by_peer(params.comm_id, params.content, params.buffers)
+    _sent(call.room)
+    return Result({})
+
+
+@_method(ordered=True)
+async def comm_open(call: Call, params: OpenComm) -> Result | Later:
+    _kernel(call.room)
+    if not 0 < len(params.comm_id) <= MAX_ID_CHARS:
+        raise RequestError.invalid_params("comm_id", f"a comm id has 1 to {MAX_ID_CHARS} characters")
+    widgets = call.room.runtime.widgets
+    if not widgets.open_by_peer(params.comm_id, params.target_name, params.data, params.buffers):
+        raise RequestError.conflict(f"the comm id {params.comm_id!r} is in use, or was")
+    _sent(call.room)
+    return Result({})
+
+
+@_method(ordered=True)
+async def comm_close(call: Call, params: CloseComm) -> Result | Later:
+    runtime = _live_comm(call.room, params.comm_id)
+    runtime.widgets.close_by_peer(params.comm_id, params.data)
+    _sent(call.room)
+    return Result({})
 
 
 @_method(ordered=False)
@@ -388,6 +452,18 @@ def _kernel(room: Room) -> Kernel:
     if kernel is None:
         raise RequestError.no_kernel()
     return kernel
+
+
+def _live_comm(room: Room, comm_id: str) -> Runtime:
+    _kernel(room)
+    if comm_id not in room.runtime.widgets.comms.comms:
+        raise RequestError.not_found("comm")
+    return room.runtime
+
+
+def _sent(room: Room) -> None:
+    room.runtime.take_widgets()
+    room.kernels.carry_out()
 
 
 def _cursor(params: Code) -> int:

@@ -196,7 +196,7 @@ class Room:
     async def _watch_deadlines(self) -> None:
         while True:
             self._deadline_moved = trio.Event()
-            deadlines = [at for at in (self.runtime.queue.deadline, *self._gone_cells.values()) if at is not None]
+            deadlines = [at for at in (self.runtime.deadline, *self._gone_cells.values()) if at is not None]
             with trio.move_on_at(min(deadlines)) if deadlines else trio.CancelScope():
                 await self._deadline_moved.wait()
                 continue

@@ -169,15 +169,13 @@ class _Bridge:
     async def run(
         self, cwd: Path, env: Mapping[str, str], ready_timeout: float, task_status: trio.TaskStatus[Kernel]
     ) -> KernelExit:
-        self._process = process = await KernelProcess.start(self._spec, self._directory.file, cwd, env)
-        try:
+        async with await KernelProcess.start(self._spec, self._directory.file, cwd, env) as process:
+            self._process = process
             context = ZmqContext()
             try:
                 await self._serve(context, ready_timeout, task_status)
             finally:
                 context.close()
-        finally:
-            await process.close()
         stderr = process.stderr.text()
         if isinstance(self._failure, SinkFailed):
             raise self._failure

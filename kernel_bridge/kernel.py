@@ -213,7 +213,8 @@ class Kernel:
     def lift_send_queue(self) -> None:
         """Lifts the limit of the kernel's iopub queue for the connections it now has, where that can be done."""
         if can_lift(self.info):
-            self._send_own("shell", "execute_request", lift_request(), Purpose.LIFT)
+            # In the subshell, where there is one: after a reconnect a cell may be running.
+            self._send_own("shell", "execute_request", lift_request(), Purpose.LIFT, self._subshell_id)
 
     def accept(self, message: KernelMessage) -> bool:
         """Takes a message that is the bridge's own or that somebody waits for; returns whether it is the sink's."""
@@ -248,10 +249,17 @@ class Kernel:
 
     # Inside.
 
-    def _send_own(self, channel: RequestChannel, msg_type: str, content: Mapping[str, Any], purpose: Purpose) -> None:
+    def _send_own(
+        self,
+        channel: RequestChannel,
+        msg_type: str,
+        content: Mapping[str, Any],
+        purpose: Purpose,
+        subshell_id: str | None = None,
+    ) -> None:
         msg_id = self.new_msg_id()
         self._correspondence.note_own(msg_id, purpose)
-        self._send(channel, msg_type, content, msg_id)
+        self._send(channel, msg_type, content, msg_id, subshell_id=subshell_id)
 
     def _send(
         self,

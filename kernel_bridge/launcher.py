@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import trio
 
@@ -114,7 +114,7 @@ def environment(spec: KernelSpec, env: Mapping[str, str]) -> dict[str, str]:
 
 
 class KernelProcess:
-    """A kernel process, leader of its own session and process group."""
+    """A kernel process, leader of its own session and process group; leaving its context ends them."""
 
     def __init__(self, process: trio.Process) -> None:
         self.pid: int = process.pid
@@ -192,7 +192,10 @@ class KernelProcess:
         while data := await self._process.stderr.receive_some(_PIPE_CHUNK):
             self.stderr.write(bytes(data))
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         """Kills the group, reaps the process and closes the pipes; shielded, at most REAP_SECONDS."""
         self.end_group()
         with trio.move_on_after(REAP_SECONDS, shield=True):

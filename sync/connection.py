@@ -101,6 +101,7 @@ class Connection:
     peer_id: PeerId
     outbox: Outbox
     nursery: trio.Nursery
+    unread: list[bytes] = field(default_factory=list)
     statistics: ConnectionStatistics = field(default_factory=ConnectionStatistics)
     in_flight: set[str | int] = field(default_factory=set)
     answered: dict[str | int, None] = field(default_factory=dict)
@@ -146,6 +147,10 @@ class Connection:
     def finish_request(self, request_id: str | int) -> None:
         """A request has its answer: its place is free, and its id stays known so that a repeat is not executed again."""
         self.in_flight.discard(request_id)
+
+    def counts(self) -> dict[str, int]:
+        """What was counted on this connection, by name."""
+        return {**vars(self.statistics), **vars(self.outbox.statistics)}
 
     def relay(self, frame: Ephemeral) -> None:
         """Passes on another peer's presence or the like."""
@@ -203,9 +208,10 @@ class Connection:
             SocketClosed: it left.
         """
         while True:
-            for data in await self.socket.receive():
+            for data in self.unread:
                 self.statistics.frames_received += 1
                 await self._receive(decode_frame(data))
+            self.unread = await self.socket.receive()
 
     async def _receive(self, frame: Frame) -> None:
         if isinstance(frame, Sync):
@@ -291,10 +297,10 @@ async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_
     Returns normally in all these cases: what one peer does never ends anything but its own connection.
     """
     try:
-        join = await _handshake(socket, hub)
+        join, rest = await _handshake(socket, hub)
         async with trio.open_nursery() as nursery:
             outbox = Outbox(sender=hub.peer_id, target=PeerId(join.sender_id), session_id=session_id)
-            connection = Connection(socket, hub, role, PeerId(join.sender_id), outbox, nursery)
+            connection = Connection(socket, hub, role, PeerId(join.sender_id), outbox, nursery, unread=rest)
             log.info("peer connected", peer=connection.peer_id, role=role)
             hub.connected(connection)
             try:
@@ -315,7 +321,8 @@ async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_
         socket.drop()
 
 
-async def _handshake(socket: PeerSocket, hub: Hub) -> Join:
+async def _handshake(socket: PeerSocket, hub: Hub) -> tuple[Join, list[bytes]]:
+    """The peer's join, answered, and what it sent right behind it."""
     with trio.move_on_after(HANDSHAKE_SECONDS):
         messages = await socket.receive()
         frame = decode_frame(messages[0])
@@ -325,10 +332,8 @@ async def _handshake(socket: PeerSocket, hub: Hub) -> Join:
             message = "this daemon speaks version 1 of the protocol"
             await socket.send([encode_frame(ErrorFrame(hub.peer_id, frame.sender_id, message))])
             raise ProtocolError(message)
-        if len(messages) > 1:
-            raise ProtocolError("frames before the answer to join")
         await socket.send([encode_frame(Peer(hub.peer_id, frame.sender_id, "1", {"isEphemeral": False}))])
-        return frame
+        return frame, messages[1:]
     raise ProtocolError(f"no join within {HANDSHAKE_SECONDS} s")
 
 
@@ -340,8 +345,10 @@ async def _read_until_end(connection: Connection) -> None:
         connection.tell(str(error))
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await connection.drain()
+        # Dropping with bytes unread would make TCP throw away what was just written.
+        await connection.socket.finish(LAST_WORDS_SECONDS)
     except SocketClosed:
-        pass
+        log.debug("socket closed", peer=connection.peer_id)
     connection.nursery.cancel_scope.cancel()
 
 

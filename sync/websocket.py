@@ -365,7 +365,7 @@ class _Reader:
             self.error = error
             log.debug("reading ended", error=repr(error))
         finally:
-            pass
+            self.awaited_by.cancel()
 
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from daemon.core.capture import OutputCaptureRouter
+from daemon.core.comms import CommMutation, SendComm, coalesced
 from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
 from daemon.core.outputs import OutputReducer
+from daemon.core.widgets import Widgets
 from kernel_bridge.core import messages as k
 from sync.core.document import Subscriber
 from sync.core.mutations import (
@@ -52,7 +53,7 @@ class SendInput:
     parent: k.Header
 
 
-Effect: TypeAlias = SendExecute | SendInput
+Effect: TypeAlias = SendExecute | SendInput | SendComm
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Runtime:
     ) -> None:
         self.queue = ExecutionQueue()
         self.outputs = OutputReducer(new_id)
-        self.capture = OutputCaptureRouter()
+        self.widgets = Widgets(self.outputs, new_id)
         self.cells: set[str] = set()
         self.kernel_status: KernelStatus = "not_started"
         self.output_changes = 0
@@ -93,6 +94,7 @@ class Runtime:
         self._batch = Batch()
         self._kernel: dict[str, Any] = {}
         self._queue_changed = False
+        self._comm_mutations: list[CommMutation] = []
         self._effects: list[Effect] = []
         self._parents: OrderedDict[str, str] = OrderedDict()
         self._kernel_session: str | None = None
@@ -115,6 +117,8 @@ class Runtime:
             batch.notices.append(
                 PendingEvent("queue_changed", {"executing": executing, "queued": list(queued)}, cells=False)
             )
+        batch.mutations.extend(coalesced(self._comm_mutations))
+        self._comm_mutations = []
         outputs = self.outputs.drain()
         if outputs:
             self.output_changes += 1
@@ -210,8 +214,21 @@ class Runtime:
         return None if execution is None else execution.execution_id
 
     def expire(self) -> None:
-        """The queue's deadline passed."""
+        """The deadline passed."""
         self._apply(self.queue.expire(self._monotonic()))
+        self.widgets.expire(self._monotonic())
+        self._take_widgets()
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` must be called, if nothing happens before."""
+        deadlines = [at for at in (self.queue.deadline, self.widgets.deadline) if at is not None]
+        return min(deadlines, default=None)
+
+    def take_widgets(self, urgency: Urgency = Urgency.URGENT) -> None:
+        """Takes over what a peer's request did to widgets."""
+        self._take_widgets()
+        self._wake(urgency)
 
     # The kernel's life.
 
@@ -233,7 +250,8 @@ class Runtime:
         """The kernel ended or could not start; `message` makes it an error that peers see."""
         self._kernel_session = None
         self._apply(self.queue.kernel_gone(loss, self._monotonic()))
-        self.capture.clear()
+        self.widgets.kernel_gone()
+        self._take_widgets()
         self._clear_input()
         self._set_kernel_status(_STATUS_AFTER[loss])
         if message is not None:
@@ -283,12 +301,20 @@ class Runtime:
                 self.outputs.clear(self._target(parent), wait=content.wait)
             case k.InputRequest():
                 self._receive_input_request(content, message)
+            case k.CommOpen() | k.CommMsg() | k.CommClose():
+                self.widgets.receive(message, self._parents.get(parent.msg_id))
+                self._take_widgets()
             case _:
                 return
         if self.outputs.has_pending:
             self._wake(Urgency.NORMAL)
 
     def _receive_status(self, state: str, parent: k.Header) -> None:
+        if state == "idle":
+            self.widgets.idle(parent.msg_id)
+            if self.queue.in_flight is None:
+                self.widgets.kernel_idle(self._monotonic())
+            self._take_widgets()
         if parent.msg_type == "execute_request":
             if state == "busy":
                 self._apply(self.queue.on_busy(parent.msg_id))
@@ -323,6 +349,7 @@ class Runtime:
     def _receive_update(self, content: k.UpdateDisplayData) -> None:
         if content.transient is not None and content.transient.display_id is not None:
             self.outputs.update_display(content.transient.display_id, content.data, content.metadata)
+            self.widgets.display_updated()
 
     def _receive_input_request(self, content: k.InputRequest, message: k.KernelMessage) -> None:
         request_id = self._new_id()
@@ -335,15 +362,30 @@ class Runtime:
         }
         self._wake(Urgency.URGENT)
 
+    def _take_widgets(self) -> None:
+        mutations, custom, sends = self.widgets.take()
+        for send in sends:
+            # What a handler prints has the message as its parent: it belongs where the widget does.
+            cell_id = self.widgets.cells.get(send.content["comm_id"])
+            if cell_id is not None:
+                self._remember(send.msg_id, cell_id)
+        self._effects += sends
+        for message in custom:
+            params = {"comm_id": message.comm_id, "content": message.content, "buffers": list(message.buffers)}
+            self.emit("comm_custom", params)
+        if mutations:
+            self._comm_mutations += mutations
+            self._wake(Urgency.NORMAL)
+
     def _activity(self, parent: k.Header) -> None:
         if parent.msg_type == "execute_request":
             self._apply(self.queue.on_activity(parent.msg_id))
 
     def _target(self, parent: k.Header) -> Target:
         """Where an output belongs: the capturing widget, its execution's cell, the latest execution's, or the log."""
-        comm_id = self.capture.target(parent.msg_id)
-        if comm_id is not None:
-            return Target("comm", comm_id)
+        captured = self.widgets.target(parent.msg_id)
+        if captured is not None:
+            return captured
         cell_id = self._parents.get(parent.msg_id)
         if cell_id is None and parent.session == self._kernel_session and self.queue.latest is not None:
             # A thread prints under the latest request of any kind, a completion for example: its true cell can't be known.

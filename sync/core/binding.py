@@ -10,6 +10,7 @@ Measured on the real binding:
   `Poisoned`, and its owner builds a new one from its log of changes.
 - Freeing a document whose transaction never ended crashes the process.
 - A binary value reads back as a list of integers, a date as local time without a zone.
+- The kinds of objects equal numbers: `ObjType.Map == False`, so a value could pass for a map. Reads give a `Kind`.
 """
 
 import ctypes
@@ -33,6 +34,7 @@ __all__ = [
     "Change",
     "Chunk",
     "Found",
+    "Kind",
     "ObjId",
     "ObjType",
     "Opaque",
@@ -62,10 +64,19 @@ class Opaque(Enum):
 
 OPAQUE = Opaque.OPAQUE
 
+
+class Kind(Enum):
+    """What an object is, where one is read; the core's `ObjType` is for writes."""
+
+    MAP = "map"
+    LIST = "list"
+    TEXT = "text"
+
+
 # Names an object: bytes of the binding's own, valid in every replica of the document and in what is loaded from it.
 ObjId: TypeAlias = bytes
 Chunk: TypeAlias = bytes
-Value: TypeAlias = str | int | float | bool | bytes | datetime | None | ObjType | Opaque
+Value: TypeAlias = str | int | float | bool | bytes | datetime | None | Kind | Opaque
 # A value, and the object's id where the value is an object.
 Found: TypeAlias = tuple[Value, ObjId]
 
@@ -121,7 +132,7 @@ class Reader(Protocol):
         """The content of a text object."""
         ...
 
-    def object_type(self, obj: ObjId) -> ObjType:
+    def kind(self, obj: ObjId) -> Kind:
         """What kind of object this is.
 
         Raises:
@@ -180,8 +191,8 @@ class _Reading:
                 raise
             return ""
 
-    def object_type(self, obj: ObjId) -> ObjType:
-        return self._source.object_type(obj)
+    def kind(self, obj: ObjId) -> Kind:
+        return _KINDS[int(cast("Any", self._source.object_type(obj)))]
 
 
 class Transaction(_Reading):
@@ -346,9 +357,12 @@ def _is_possible(key: str | int) -> bool:
     return True
 
 
+_KINDS = (Kind.MAP, Kind.LIST, Kind.TEXT)  # by the number of the core's ObjType
+
+
 def _found(value: Any, obj: ObjId) -> Found:
     if isinstance(value, ObjType):
-        return value, obj
+        return _KINDS[int(cast("Any", value))], obj
     _, scalar = value
     if isinstance(scalar, list):
         return bytes(scalar), b""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sync.core.binding import ObjId, Transaction
+from sync.core.limits import MAX_DOCUMENT_OPS
 from sync.core.plain import LIST, MAP, append_values, put_map, put_value, read_found, read_plain
 from sync.core.prepared import Manifest, Value
 
@@ -96,7 +97,11 @@ class ManifestList:
     def last(self, tx: Transaction, count: int) -> list[Manifest]:
         """The last `count` manifests, read from the document."""
         start = max(0, self.count - count)
-        return [read_plain(tx, found[1]) for index in range(start, self.count) if (found := tx.get(self.obj, index))]
+        return [
+            read_plain(tx, found[1], max_values=MAX_DOCUMENT_OPS)
+            for index in range(start, self.count)
+            if (found := tx.get(self.obj, index))
+        ]
 
     def _write(self, tx: Transaction, obj: ObjId, manifest: Manifest) -> None:
         output_id = manifest["output_id"]

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from sync.core.binding import ROOT, Found, ObjId, Reader, Transaction, same_object
+from sync.core.binding import ROOT, Found, Kind, ObjId, Reader, Transaction, same_object
 from sync.core.identifiers import Heads
 from sync.core.plain import (
     INT,
     MAP,
     STR,
-    TEXT,
     count_operations,
     is_key,
     put_map,
@@ -75,7 +74,7 @@ class NotebookSchema:
 
     @staticmethod
     def iterate_cells(reader: Reader, heads: Heads | None = None) -> Iterator[Cell]:
-        """All cells by id, each read when it is asked for. Without `heads` not across changes of the document."""
+        """All cells by id, each read when it is asked for; with `heads` the document may change meanwhile."""
         cells = NotebookSchema.cells_object(reader, heads)
         return iter(()) if cells is None else _iterate(reader, cells, heads)
 
@@ -150,7 +149,7 @@ class NotebookSchema:
         if cell is None:
             return None
         found = tx.get(cell, "source")
-        text = found[1] if found is not None and found[0] == TEXT else None
+        text = found[1] if found is not None and found[0] is Kind.TEXT else None
         return SourceEdit(cell, "source", text, "" if text is None else tx.text(text), source)
 
     @staticmethod
@@ -208,7 +207,7 @@ class NotebookSchema:
             cells: The map that `cells` must be: what `cells_object` gave when the document was made, loaded or restored.
         """
         found = reader.get(ROOT, "cells")
-        has_cells = found is not None and found[0] == MAP and (cells is None or same_object(found[1], cells))
+        has_cells = found is not None and found[0] is Kind.MAP and (cells is None or same_object(found[1], cells))
         has_schema = reader.get(ROOT, "schema") == (SCHEMA_VERSION, b"")
         if has_cells and has_schema and read_string(reader, ROOT, "runtime") == runtime_url:
             return None
@@ -299,7 +298,7 @@ def _iterate(reader: Reader, cells: ObjId, heads: Heads | None) -> Iterator[Cell
 
 
 def _read_cell(reader: Reader, cell_id: str, found: Found, heads: Heads | None) -> Cell:
-    if found[0] != MAP:
+    if found[0] is not Kind.MAP:
         return Cell(cell_id, _DEFAULT_TYPE, None, "")
     cell = found[1]
     return Cell(
@@ -319,7 +318,7 @@ def _cell_type(reader: Reader, cell: ObjId | None, heads: Heads | None) -> CellT
 
 def _map_at(reader: Reader, obj: ObjId, key: str, heads: Heads | None = None) -> ObjId | None:
     found = reader.get(obj, key, heads)
-    return found[1] if found is not None and found[0] == MAP else None
+    return found[1] if found is not None and found[0] is Kind.MAP else None
 
 
 def _read_map(reader: Reader, obj: ObjId, key: str, heads: Heads | None) -> dict[str, Any]:
@@ -333,7 +332,7 @@ def _cell_object(tx: Transaction, cell_id: str) -> ObjId | None:
     found = None if cells is None else tx.get(cells, cell_id)
     if cells is None or found is None:
         return None
-    return found[1] if found[0] == MAP else tx.put_object(cells, cell_id, MAP)
+    return found[1] if found[0] is Kind.MAP else tx.put_object(cells, cell_id, MAP)
 
 
 def _set(tx: Transaction, cell_id: str, key: str, value: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from automerge.core import ScalarType
 
-from sync.core.binding import OPAQUE, Found, ObjId, ObjType, Reader, Transaction, Value
+from sync.core.binding import OPAQUE, Found, Kind, ObjId, ObjType, Reader, Transaction, Value
 from sync.core.identifiers import Heads
 from sync.core.json_text import clean
 from sync.core.limits import MAX_DEPTH
@@ -110,7 +110,7 @@ def update_map(tx: Transaction, obj: ObjId, values: Mapping[str, Any], depth: in
             tx.delete(obj, key)
     for key, value in wanted.items():
         found = tx.get(obj, key)
-        if found is not None and found[0] == MAP and isinstance(value, Mapping) and depth < MAX_DEPTH:
+        if found is not None and found[0] is Kind.MAP and isinstance(value, Mapping) and depth < MAX_DEPTH:
             update_map(tx, found[1], value, depth + 1)
         elif found is None or not _is_shown(found[0]) or not same(read_found(tx, found), value):
             put_value(tx, obj, key, value, depth)
@@ -129,10 +129,10 @@ def read_plain(
     About 2 us a value. After `max_values` keys and items the rest is left out. Without `binary`, bytes are left out as
     opaque values are: JSON has none.
     """
-    kind = reader.object_type(obj)
-    if kind == TEXT:
+    kind = reader.kind(obj)
+    if kind is Kind.TEXT:
         return reader.text(obj, heads)
-    top: dict[str, Any] | list[Any] = {} if kind == MAP else []
+    top: dict[str, Any] | list[Any] = {} if kind is Kind.MAP else []
     unread: list[tuple[ObjId, Any, int]] = [(obj, top, 1)]
     while unread:
         obj, container, depth = unread.pop()
@@ -142,16 +142,16 @@ def read_plain(
             if max_values < 0:
                 return top
             item: Any
-            if not isinstance(value, ObjType):
+            if not isinstance(value, Kind):
                 if not _is_shown(value, binary):
                     continue
                 item = _leaf(value)
-            elif value == TEXT:
+            elif value is Kind.TEXT:
                 item = reader.text(child, heads)
             elif depth >= MAX_DEPTH:
                 continue
             else:
-                item = {} if value == MAP else []
+                item = {} if value is Kind.MAP else []
                 unread.append((child, item, depth + 1))
             if key is None:
                 container.append(item)
@@ -180,7 +180,7 @@ def _items(reader: Reader, obj: ObjId, heads: Heads | None) -> Iterator[tuple[No
 def read_found(reader: Reader, found: Found, heads: Heads | None = None) -> Any:
     """What `get` found, as plain Python; OPAQUE stays."""
     value, obj = found
-    return read_plain(reader, obj, heads) if isinstance(value, ObjType) else _leaf(value)
+    return read_plain(reader, obj, heads) if isinstance(value, Kind) else _leaf(value)
 
 
 def read_string(
@@ -194,7 +194,7 @@ def read_string(
     if found is None:
         return None
     value, child = found
-    if isinstance(value, ObjType) and value == TEXT:
+    if value is Kind.TEXT:
         if longest is not None and reader.length(child, heads) > longest:
             return None
         value = reader.text(child, heads)

@@ -25,7 +25,8 @@ class ReplicaSession:
     Attributes:
         replica: what is read; written only through `write`.
         answered: the daemon has said something of this document on this connection.
-        read_only: the daemon takes no changes of ours; they are kept, and sent once it takes them again.
+        read_only: the daemon takes no changes of ours; they are kept, and sent once it takes them again. What the last
+            connection said holds until this one says something.
         unavailable: the daemon said that it does not have the document.
     """
 
@@ -126,7 +127,9 @@ class ReplicaSession:
     def _note(self, message: SyncMessage) -> None:
         first, self.answered = not self.answered, True
         self.unavailable = False
-        self.read_only = message.read_only
+        if first or message.supports_reset:
+            # Without a list of capabilities, what the last one said holds.
+            self.read_only = message.read_only
         if message.reset:
             self._told = None
             self._sent.clear()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from sync.core.binding import ROOT, ObjId, Reader
+from sync.core.binding import ROOT, Kind, ObjId, Reader
 from sync.core.identifiers import Heads
 from sync.core.limits import MAX_DOCUMENT_OPS
 from sync.core.mutations import (
@@ -52,7 +52,11 @@ def entry_ids(reader: Reader, parent: Literal["cells", "comms", "executions"], h
 def _read_entry(reader: Reader, parent: str, key: str, heads: Heads | None) -> dict[str, Any] | None:
     found = reader.get(ROOT, parent, heads)
     entry = None if found is None else reader.get(found[1], key, heads)
-    return None if entry is None else read_plain(reader, entry[1], heads, max_values=MAX_DOCUMENT_OPS)
+    return (
+        None
+        if entry is None or entry[0] is not Kind.MAP
+        else read_plain(reader, entry[1], heads, max_values=MAX_DOCUMENT_OPS)
+    )
 
 
 def copy_runtime(reader: Reader, heads: Heads | None = None) -> Iterator[PreparedMutation]:

@@ -1,16 +1,34 @@
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 
-from sync.core.binding import OPAQUE, ROOT, BindingPanic, ObjType, Poisoned, Replica, ScalarType
+from sync.core import binding
+from sync.core.binding import OPAQUE, ROOT, BindingPanic, Kind, ObjType, Poisoned, Replica, ScalarType, Transaction
 
 # A change by a stock JavaScript client: {counter: new Counter(3), far: new Date(8.64e15), near: a date, ok: "text"}.
 FROM_JAVASCRIPT = bytes.fromhex(
     "856f4a83e8edf95f017b0010abababababababababababababababab01010000000a01040204110413071517340242065608"
     "5713700200040400000404040005030000047e000502017c07636f756e74657203666172046e656172026f6b000404040301"
     "7f0404017c18890169000416038080f0968cc1ac0fae9ea6e5b733746578740800"
+)
+
+# A document with one cell, and a change to it that was altered, with a checksum that fits: the core panics on it.
+DOCUMENT = bytes.fromhex(
+    "856f4a8305cc6c0600e701010401010101019b7757546d82e53c53d20815d6f8ee603850577218416838f5d6ff2cec55ed49"
+    "060102030213022302400256020c01040208110413061546210223083402420c560c570a8001027f007f017f0c7f007f007f"
+    "070004080000047f0304050309000a020000097d000a01770563656c6c73086d657461646174610772756e74696d65067363"
+    "68656d6101610963656c6c5f74797065086d6574616461746108706f736974696f6e06736f7572636500030c007b03017e7f"
+    "0407010903020002017b000100010403010200791614004600160003167501636f6465566162630c0000"
+)
+PANICKING = bytes.fromhex(
+    "856f4a831650f9a2019501019b7757546d82e53c53d20815d6f8ee603850577218416838f5d6ff2cec55ed4910310bcbf281"
+    "5e44cf8412ee7c939396cb010d00000104010101010c0108020811041304151034034204560557037005710273027f010001"
+    "7f0200017f0900017f0500017f0100037f0a000300017d017808706f736974696f6e016c00010303017f027c161416007805"
+    "5702007e01007f017f08"
 )
 
 
@@ -65,7 +83,7 @@ def test_a_transaction_reads_what_it_wrote() -> None:
         text = transaction.put_object(ROOT, "t", ObjType.Text)
         transaction.insert(text, 0, ScalarType.Str, "x")
 
-        assert transaction.get(ROOT, "t") == (ObjType.Text, text)
+        assert transaction.get(ROOT, "t") == (Kind.TEXT, text)
         assert transaction.text(text) == "x"
         assert transaction.keys(ROOT) == ["t"]
         assert transaction.length(text) == 1
@@ -178,3 +196,116 @@ def test_a_process_survives_the_replicas_that_it_lost() -> None:
     ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
 
     assert ended.returncode == 0
+
+
+def test_no_value_passes_for_an_object() -> None:
+    replica = Replica()
+    with replica.transaction() as transaction:
+        for number, kind in enumerate((ObjType.Map, ObjType.List, ObjType.Text)):
+            transaction.put(ROOT, f"number {number}", ScalarType.Int, number)
+            obj = transaction.put_object(ROOT, f"object {number}", kind)
+            assert kind == number  # the trap
+
+            assert replica.kind(obj) == list(Kind)[number]
+            assert replica.get(ROOT, f"object {number}") == (list(Kind)[number], obj)
+            assert replica.get(ROOT, f"number {number}") not in [(each, b"") for each in Kind]
+
+
+def test_a_panic_in_a_peers_change_loses_the_replica() -> None:
+    replica = Replica.load(DOCUMENT)
+
+    with pytest.raises(BindingPanic, match="index out of bounds"):
+        replica.apply([PANICKING])
+
+    with pytest.raises(Poisoned):
+        replica.heads()
+    assert Replica.load(DOCUMENT).keys(ROOT) == ["cells", "metadata", "runtime", "schema"]
+
+
+class PanicException(BaseException):
+    """What the extension calls its own."""
+
+
+class Core:
+    """Stands for the core: every call that is not said to be harmless panics, or fails as the binding does."""
+
+    def __init__(self, *harmless: str, error: BaseException | None = None) -> None:
+        self._harmless = harmless
+        self._error = error or PanicException("not yet implemented")
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: object) -> Any:
+            del args
+            if name in self._harmless:
+                return self
+            raise self._error
+
+        return call
+
+
+def test_reads_that_panic_find_nothing() -> None:
+    transaction = Transaction(cast("Any", Core()))
+
+    assert transaction.get(ROOT, "a") == (OPAQUE, b"")
+    assert transaction.items(ROOT) is None
+    assert transaction.keys(ROOT) == []
+    assert transaction.length(ROOT) == 0
+    assert transaction.text(ROOT) == ""
+
+
+@pytest.mark.parametrize("read", ["items", "keys", "length", "text", "kind"])
+def test_reads_that_fail_otherwise_are_bugs(read: str) -> None:
+    transaction = Transaction(cast("Any", Core(error=KeyError("invalid object"))))
+
+    with pytest.raises(KeyError):
+        getattr(transaction, read)(b"")
+    with pytest.raises(KeyError):
+        transaction.get(b"", "a")
+
+
+def test_a_panic_at_the_end_of_a_transaction_loses_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core("transaction", "__enter__", "put", "put_object", "insert", "insert_object", "delete")
+    monkeypatch.setattr(binding.core, "Document", lambda actor: core)
+    replica = Replica()
+
+    with pytest.raises(BindingPanic), replica.transaction():
+        pass
+    with pytest.raises(Poisoned):
+        replica.heads()
+
+
+def test_a_failure_at_the_end_of_a_transaction_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core("transaction", "__enter__", error=KeyError("no commit"))
+    monkeypatch.setattr(binding.core, "Document", lambda actor: core)
+
+    with pytest.raises(KeyError, match="no commit"), Replica().transaction():
+        pass
+
+
+@pytest.mark.parametrize("error", [None, KeyError("disk")])
+def test_saving_and_loading_tell_panics_from_failures(
+    error: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = Core(error=error)
+    monkeypatch.setattr(binding.core, "Document", lambda actor: core)
+    expected = KeyError if error else BindingPanic
+    with pytest.raises(expected):
+        Replica().save()
+    with pytest.raises(expected):
+        Replica().apply([b""])
+
+    monkeypatch.setattr(binding.core, "Document", core)
+    with pytest.raises(expected):
+        Replica.load(b"")
+
+
+def test_a_date_at_the_end_of_time_is_opaque(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = cast("Any", Core())
+    core.get = lambda *args: ((ScalarType.Timestamp, datetime.max), b"id")
+    monkeypatch.setenv("TZ", "UTC+12")
+    time.tzset()
+    try:
+        assert Transaction(core).get(ROOT, "a") == (OPAQUE, b"")
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -213,8 +213,7 @@ def test_a_client_that_may_not_write_keeps_its_edits_until_it_may(daemon: Simula
     client = daemon.join("a")
     daemon.settle()
     assert client.outbox is not None
-    subscription = client.outbox.subscriptions[daemon.notebook.id]
-    subscription.set_writable(False)
+    client.outbox.subscriptions[daemon.notebook.id].make_read_only()
     daemon.settle()
     client.edit()
     daemon.commit(daemon.notebook)
@@ -222,7 +221,7 @@ def test_a_client_that_may_not_write_keeps_its_edits_until_it_may(daemon: Simula
     assert client.session.notebook.read_only
     assert "a-1" not in daemon.notebook.replica.keys(ROOT)
 
-    subscription.set_writable(True)
+    daemon.connect(client)
     daemon.settle()
 
     assert "a-1" in daemon.notebook.replica.keys(ROOT)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.core.binding import ROOT, ObjId, ObjType, Replica, ScalarType, same_object
+from sync.core.binding import ROOT, Kind, ObjId, ObjType, Replica, ScalarType, same_object
 from sync.core.notebook_schema import Cell, CellsInsertion, NotebookSchema
 from sync.core.source_edit import changed_span
 
@@ -98,7 +98,7 @@ def test_the_source_is_a_text_and_all_other_strings_are_registers() -> None:
     assert cell is not None
     kinds = {key: replica.get(cell[1], key) for key in replica.keys(cell[1])}
 
-    assert kinds["source"] == (ObjType.Text, source_object(replica, "full"))
+    assert kinds["source"] == (Kind.TEXT, source_object(replica, "full"))
     assert kinds["cell_type"] == ("markdown", b"")
     assert kinds["position"] == ("Vabc", b"")
 
@@ -190,6 +190,30 @@ def test_a_cell_is_read_at_the_heads_that_a_request_names() -> None:
     assert NotebookSchema.read_source(replica, "a", heads) == "1 + 1"
     assert NotebookSchema.read_cells(replica, heads) == [code("a", "1 + 1")]
     assert NotebookSchema.read_cell(replica, "b", heads) is None
+
+
+def test_another_runtime_document_can_be_named() -> None:
+    replica = new_document()
+    with replica.transaction() as tx:
+        NotebookSchema.set_runtime(tx, "automerge:next")
+
+    assert replica.get(ROOT, "runtime") == ("automerge:next", b"")
+    assert NotebookSchema.restore_roots(replica, "automerge:next", cells_of(replica)) is None
+
+
+def test_attachments_can_be_changed() -> None:
+    replica = new_document(code("a"))
+    with replica.transaction() as tx:
+        NotebookSchema.set_attachments(tx, "a", {"a.txt": {"text/plain": "x"}})
+        NotebookSchema.set_attachments(tx, "a", {"b.txt": {"text/plain": "y"}})
+
+    cell = NotebookSchema.read_cell(replica, "a")
+    assert cell is not None
+    assert cell.attachments == {"b.txt": {"text/plain": "y"}}
+
+
+def test_a_cell_with_an_id_that_no_document_takes_is_left_out() -> None:
+    assert NotebookSchema.read_cells(new_document(code(""), code("a"))) == [code("a")]
 
 
 def test_a_deleted_cell_takes_no_edits() -> None:

@@ -1,3 +1,4 @@
+from http import HTTPStatus
 from math import inf, nan
 from typing import Any
 
@@ -5,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.core.binding import ROOT, ObjId, ObjType, Replica, ScalarType
+from sync.core.binding import ROOT, Kind, ObjId, ObjType, Replica, ScalarType
 from sync.core.limits import MAX_DEPTH
 from sync.core.plain import (
     LIST,
-    MAP,
     count_operations,
     is_key,
     put_map,
@@ -35,9 +35,9 @@ def written(value: Any) -> Any:
     return read_plain(replica, ROOT)["key"]
 
 
-def nested(depth: int, value: Any = "leaf") -> Any:
-    for _ in range(depth):
-        value = {"a": [value]} if depth % 2 else {"a": value}
+def nested(maps: int, value: Any = "leaf") -> Any:
+    for _ in range(maps):
+        value = {"a": value}
     return value
 
 
@@ -69,6 +69,7 @@ def test_writing_takes_as_many_operations_as_counted(value: dict[str, Any], othe
         ((1, (2,)), [1, [2]]),
         ([2**64, "\ud800", {"": 1}], [float(2**64), "\ufffd", {}]),
         (bytearray(b"ab"), b"ab"),
+        (HTTPStatus.OK, 200),
         (ScalarType, TypeError),
         ([object()], TypeError),
     ],
@@ -88,10 +89,14 @@ def test_a_truth_value_is_no_number() -> None:
 
 
 def test_maps_deeper_than_the_limit_are_left_out() -> None:
-    assert written(nested(MAX_DEPTH - 1)) == nested(MAX_DEPTH - 1)
+    within = MAX_DEPTH - 1  # the root is a map as well
 
-    assert written(nested(100_000))["a"]["a"] != {}
-    assert written([[[]]] * 3) == [[[]]] * 3
+    assert written(nested(within)) == nested(within)
+    for too_deep in (nested(100_000), nested(within, [])):
+        deep = written(too_deep)
+        for _ in range(within - 1):
+            deep = deep.get("a", "too deep")
+        assert deep == {}
 
 
 def test_lists_deeper_than_the_limit_are_null() -> None:
@@ -167,6 +172,9 @@ def test_text_objects_and_dates_read_as_strings() -> None:
     replica.apply([FROM_JAVASCRIPT])
 
     assert read_plain(replica, ROOT) == {"near": "2026-01-02T03:04:05.678Z", "ok": "text"}
+    found = replica.get(ROOT, "ok")
+    assert found is not None
+    assert read_plain(replica, found[1]) == "text"
     assert read_string(replica, ROOT, "ok") == "text"
     assert read_string(replica, ROOT, "ok", longest=3) is None
     assert read_string(replica, ROOT, "near") is None
@@ -188,7 +196,7 @@ def test_an_update_writes_only_what_differs() -> None:
     before = replica.heads()
     found = replica.get(ROOT, "map")
     assert found is not None
-    assert found[0] == MAP
+    assert found[0] is Kind.MAP
     with replica.transaction() as tx:
         update_map(tx, found[1], {"a": {"b": True, "c": [1, {"x": 1}]}, "e": nan, "f": None})
     (change,) = replica.changes_since(before)

@@ -29,7 +29,7 @@ from sync.core.mutations import (
     TrimOutputs,
 )
 from sync.core.prepared import AppendManifest, EditSegments, PreparedMutation, ReplaceManifest
-from sync.core.runtime_reading import SEGMENTS_AT_ONCE, copy_runtime, read_runtime
+from sync.core.runtime_reading import SEGMENTS_AT_ONCE, copy_runtime, entry_ids, read_cell, read_comm, read_runtime
 from sync.core.runtime_schema import ROTATE_AFTER, RuntimeSchema, estimate_operations, list_difference
 
 CELL = Target("cell", "c1")
@@ -376,6 +376,25 @@ def test_text_of_a_kernel_that_is_no_unicode_is_repaired() -> None:
     assert read_runtime(replica)["kernel"]["error"] == {"message": "a\ufffdb", "traceback": ["\ufffd"]}
 
 
+def test_segments_can_become_fewer() -> None:
+    replica, schema = new_document()
+    commit(replica, schema, AddCell("c1"), AppendManifest(CELL, stream("s", "a", "b", "c")))
+    commit(replica, schema, EditSegments(CELL, "s", 1, ("B",)), EditSegments(CELL, "s", 2, ("C",), {"json": "{}"}))
+
+    assert read_runtime(replica)["cells"]["c1"]["outputs"] == [
+        stream("s", "a", "B", "C") | {"metadata": {"json": "{}"}}
+    ]
+
+
+def test_a_queue_gets_a_new_list_when_many_left_it() -> None:
+    replica, schema = new_document(rotate_after=2)
+    for first in range(20):
+        queued = tuple(str(number) for number in range(first, first + 4))
+        commit(replica, schema, SetQueue(None, queued))
+
+        assert read_runtime(replica)["queue"] == {"executing": None, "queued": list(queued)}
+
+
 def test_a_gap_between_segments_is_a_bug() -> None:
     replica, schema = new_document()
     commit(replica, schema, AddCell("c1"), AppendManifest(CELL, stream("s", "a")))
@@ -409,6 +428,44 @@ def test_a_copy_cuts_a_long_stream() -> None:
     copy, copied_schema = new_document()
     commit(copy, copied_schema, *mutations)
     assert read_runtime(copy) == read_runtime(replica)
+
+
+def test_entries_are_read_one_by_one() -> None:
+    replica, schema = new_document()
+    assert read_cell(replica, "c1") is None
+    assert entry_ids(replica, "cells") == []
+    heads = replica.heads()
+    commit(replica, schema, AddCell("c2"), AddCell("c1"), AppendManifest(CELL, display("o")))
+    commit(replica, schema, OpenComm("k1", "t", "m", "Box", 1, {"value": 1}))
+    content = read_runtime(replica)
+
+    assert entry_ids(replica, "cells") == ["c1", "c2"]
+    assert entry_ids(replica, "comms") == ["k1"]
+    assert read_cell(replica, "c1") == content["cells"]["c1"]
+    assert read_comm(replica, "k1") == content["comms"]["k1"]
+    assert read_cell(replica, "c1", heads) is None
+    assert entry_ids(Replica(), "cells") == []
+    assert read_comm(Replica(), "k1") is None
+
+
+def test_an_estimate_is_about_what_is_written() -> None:
+    replica, schema = new_document()
+    mutations: list[PreparedMutation] = [
+        AddCell("c1"),
+        AddExecution("e1", "c1", 1),
+        OpenComm("k1", "t", "m", "Box", 1, {"value": 1, "x": {"json": "[]"}}),
+        SetKernel(status="busy", name="python3", language="python"),
+        SetFile(status="ready", saved_notebook_heads=("a",), saved_at="now"),
+        *[AppendManifest(CELL, stream(str(number), "a", "b")) for number in range(20)],
+        EditSegments(CELL, "1", 2, ("a",) * 50),
+        TrimOutputs(CELL, 10),
+    ]
+    before = replica.heads()
+    commit(replica, schema, *mutations)
+    (change,) = replica.changes_since(before)
+
+    written = change.max_op - change.start_op + 1
+    assert 0.5 < written / sum(map(estimate_operations, mutations)) < 1.5
 
 
 def test_a_queue_that_moves_takes_two_edits() -> None:

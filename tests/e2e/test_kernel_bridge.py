@@ -1,5 +1,6 @@
 """run_kernel against real kernels: ipykernel, and bash_kernel where another kernel's ways matter."""
 
+import json
 import os
 import sys
 import time
@@ -21,8 +22,12 @@ from kernel_bridge.core.messages import (
     Status,
     Stream,
 )
+from kernel_bridge.core.trace import encode_entry, read_trace, replay
+from kernel_bridge.core.wire import MessageEncoder, Signer
 from kernel_bridge.kernelspecs import find_kernelspec, list_kernelspecs
+from kernel_bridge.zmq_socket import ZmqContext
 from tests.e2e.kernels import EXECUTE, Life, RecordingSink, launched, reply_of, text_of
+from tests.record_trace import record
 
 
 @pytest.fixture
@@ -297,6 +302,25 @@ async def test_side_requests_are_answered_while_a_cell_runs(python: Life) -> Non
     assert reply_of(await python.finished(msg_id)).ename == "KeyboardInterrupt"
 
 
+async def test_requests_at_once_share_one_subshell_and_a_cancelled_one_does_no_harm(python: Life) -> None:
+    answered: list[KernelMessage] = []
+
+    async def ask() -> None:
+        answered.append(await python.kernel.request("shell", "is_complete_request", {"code": "1"}))
+
+    with trio.CancelScope() as given_up:
+        given_up.cancel()
+        await ask()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+    subshells = await python.kernel.request("control", "list_subshell_request", {})
+
+    assert len({message.parent.msg_id for message in answered}) == 3
+    assert isinstance(subshells.content, Reply)
+    assert len(subshells.content.raw["subshell_id"]) == 1
+
+
 async def test_a_subshell_that_was_deleted_is_done_without(python: Life) -> None:
     await python.kernel.request("shell", "complete_request", {"code": "a", "cursor_pos": 1})
     subshells = await python.kernel.request("control", "list_subshell_request", {})
@@ -308,6 +332,47 @@ async def test_a_subshell_that_was_deleted_is_done_without(python: Life) -> None
 
     assert isinstance(reply.content, Reply)
     assert reply.content.status == "ok"
+
+
+async def test_what_another_client_executes_is_seen_and_told_by_its_session(python: Life, jupyter_home: Path) -> None:
+    [directory] = (jupyter_home / "k").iterdir()
+    key = json.loads((directory / "connection.json").read_text())["key"]
+    stranger = MessageEncoder("stranger", "someone", Signer(key.encode()))
+    context = ZmqContext()
+    socket = context.connect_dealer(f"ipc://{directory}/s-1")
+    socket.send(
+        stranger.encode(
+            "execute_request",
+            {**EXECUTE, "code": "print('not ours')"},
+            msg_id="theirs",
+            date="2026-01-02T03:04:05.678901+00:00",
+        )
+    )
+    await python.sink.wait_until(lambda messages: text_of(messages) == "not ours\n")
+    context.close()
+
+    assert {message.parent.session for message in python.sink.of("theirs")} == {"stranger"}
+    assert python.kernel.session != "stranger"
+
+
+async def test_a_recorded_trace_plays_what_the_sink_had_got(jupyter_home: Path) -> None:
+    entries = await record(
+        "# %%\nimport ipywidgets\nslider = ipywidgets.IntSlider()\n"
+        '# %% send\n{"msg_type": "comm_msg", "content": {"comm_id": "$IntSliderModel",'
+        ' "data": {"method": "update", "state": {"value": 7}, "buffer_paths": []}}}\n'
+        "# %%\nprint(slider.value)\n"
+    )
+    played = RecordingSink()
+
+    replay(read_trace(encode_entry(entry) for entry in entries), played)
+
+    assert text_of(played.messages) == "7\n"
+    assert [entry.header.msg_type for entry in entries if entry.direction == "sent"] == [
+        "execute_request",
+        "comm_msg",
+        "execute_request",
+    ]
+    assert len(played.messages) == sum(entry.direction == "received" for entry in entries)
 
 
 async def test_buffers_go_both_ways(python: Life) -> None:
@@ -465,7 +530,3 @@ async def test_a_broken_kernelspec_is_none(jupyter_home: Path) -> None:
 
     with pytest.raises(NoSuchKernel, match="cannot be read"):
         find_kernelspec("broken")
-
-
-def test_the_content_of_an_execute_request_is_complete() -> None:
-    assert EXECUTE.keys() == {"silent", "store_history", "user_expressions", "allow_stdin", "stop_on_error"}

@@ -51,7 +51,11 @@ class DaemonProcess:
 
 @asynccontextmanager
 async def running_daemon(
-    directory: Path, *options: str, environment: Mapping[str, str] | None = None, token: str | None = None
+    directory: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    token: str | None = None,
+    module: str = "daemon",
 ) -> AsyncIterator[DaemonProcess]:
     """Starts a daemon with `directory`/state and `directory`/root and ends it with SIGTERM.
 
@@ -61,7 +65,7 @@ async def running_daemon(
     root = directory / "root"
     root.mkdir(exist_ok=True)
     command: Sequence[str] = [
-        *[sys.executable, "-m", "daemon", "serve", "--port", "0"],
+        *[sys.executable, "-m", module, "serve", "--port", "0"],
         *["--state-dir", str(directory / "state"), "--root", str(root)],
         *(["--token", token] if token else []),
         *options,

@@ -349,6 +349,17 @@ async def test_finish_lets_the_last_message_arrive_although_the_peer_is_still_se
         await client.aclose()
 
 
+async def test_finish_reads_past_messages_that_nobody_took(autojump_clock: trio.testing.MockClock) -> None:
+    peer = RawPeer()
+    async with peer.accepted() as socket:
+        peer.to_server.put_data(peer.frame(b"x") * 5000)
+        await trio.testing.wait_all_tasks_blocked()
+        peer.to_server.put_eof()
+        started = trio.current_time()
+        await socket.finish(3)
+        assert trio.current_time() == started
+
+
 async def test_finish_does_not_wait_for_ever(autojump_clock: trio.testing.MockClock) -> None:
     peer = RawPeer()
     async with peer.accepted() as socket:

@@ -1,0 +1,49 @@
+"""`python -m benchmarks [ROW ...]`: measures all rows, or those named, and prints them beside their floors.
+
+Nothing fails because it is slow: a missed goal is printed, and the exit code is 0.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import trio
+from rich.console import Console
+
+from benchmarks.bench import running_bench
+from benchmarks.measuring import machine
+from benchmarks.report import Row, show, write
+from benchmarks.rows import ROWS
+
+
+async def _run(names: list[str], console: Console) -> list[Row]:
+    rows: list[Row] = []
+    # Sockets' paths must be short.
+    with tempfile.TemporaryDirectory(prefix="nb-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        async with running_bench(Path(directory).resolve()) as bench:
+            for name in names:
+                start = time.perf_counter()
+                rows += await ROWS[name](bench)
+                console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+    return rows
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of notebookd.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}; all without one")
+    names = parser.parse_args().rows or list(ROWS)
+    if unknown := set(names) - ROWS.keys():
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    console = Console(width=None if Console().is_terminal else 140)
+    before = machine()
+    rows = trio.run(_run, names, console)
+    after = machine()
+    show(rows, console)
+    loads = f"load {before['load'][0]} before, {after['load'][0]} after"
+    console.print(f"{before['cores']} cores, {loads}, Python {before['python']}", style="dim", highlight=False)
+    write(rows, {**before, "load_after": after["load"]})
+
+
+main()

@@ -1,0 +1,116 @@
+"""The daemon that is measured, in a process of its own and with folders of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import trio
+
+from benchmarks.workers import ROOT
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+class DaemonFailed(Exception):
+    """It did not start; the message is the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notebook:
+    """An open notebook: URLs of its documents, and the id that the API knows it by."""
+
+    id: str
+    notebook: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon."""
+
+    pid: int
+    sync_url: str
+    token: str
+    root: Path
+    api: httpx.AsyncClient
+
+    async def open(self, path: str) -> Notebook:
+        """Opens a notebook that is there as a file."""
+        answer = await self.api.post("/api/notebooks", json={"path": path})
+        answer.raise_for_status()
+        opened = answer.json()
+        return Notebook(opened["id"], opened["notebook"], opened["runtime"])
+
+    async def close(self, notebook: Notebook) -> None:
+        """Ends its kernel and its room."""
+        (await self.api.delete(f"/api/notebooks/{notebook.id}")).raise_for_status()
+
+    async def blob(self, digest: str) -> bytes:
+        """The bytes of a blob."""
+        answer = await self.api.get(f"/blobs/{digest}")
+        answer.raise_for_status()
+        return answer.content
+
+    async def commits(self) -> int:
+        """Commits to runtime documents so far, of the rooms that are open."""
+        for line in (await self.api.get("/metrics")).text.splitlines():
+            name, _, value = line.partition(" ")
+            if name == "notebookd_commits_total":
+                return int(float(value))
+        raise DaemonFailed("/metrics does not tell the number of commits")
+
+
+@asynccontextmanager
+async def running_daemon(
+    directory: Path,
+    environment: Mapping[str, str],
+    *,
+    program: Sequence[str] = ("-m", "daemon"),
+    pass_fds: Sequence[int] = (),
+) -> AsyncIterator[Daemon]:
+    """Starts it with `directory`/root and `directory`/state, and ends it with SIGTERM.
+
+    Raises:
+        DaemonFailed: it did not start.
+    """
+    root = directory / "root"
+    root.mkdir(parents=True)
+    log = directory / "log"
+    with log.open("wb") as stderr:
+        process = await trio.lowlevel.open_process(
+            [
+                *[sys.executable, *program, "serve", "--port", "0"],
+                *["--state-dir", str(directory / "state"), "--root", str(root)],
+            ],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+            env=environment,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = b""
+        with trio.move_on_after(START_SECONDS):
+            while not line.endswith(b"\n") and (part := await process.stdout.receive_some()):
+                line += part
+        if not line.endswith(b"\n"):
+            raise DaemonFailed(log.read_text(errors="replace")[-4000:])
+        info = json.loads(line)
+        headers = {"Authorization": f"Bearer {info['token']}"}
+        async with httpx.AsyncClient(base_url=info["url"], headers=headers, timeout=START_SECONDS) as api:
+            yield Daemon(process.pid, info["sync_url"], info["token"], root, api)
+    finally:
+        with trio.CancelScope(shield=True):
+            process.terminate()
+            with trio.move_on_after(STOP_SECONDS):
+                await process.wait()
+            process.kill()
+            await process.wait()

@@ -1,0 +1,145 @@
+"""The daemon, watched from inside: for passes of their own, so that watching does not disturb the timings.
+
+    python -m benchmarks.instrumented_daemon pauses|timeline REPORT_FD serve ...
+
+At SIGUSR1 it writes what it saw since the last one to REPORT_FD, as one JSON line, and begins anew.
+"""
+
+import functools
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+import daemon.cli
+import daemon.supervisor
+from daemon.kernel_life import _Life
+from kernel_bridge import Kernel
+
+# What a report names of the longest steps.
+_WORST = 8
+
+
+class Pauses(trio.abc.Instrument):
+    """How long the loop was held: by each step of a task, and from one look at the sockets to the next.
+
+    Of a step also the CPU time: on a machine with more to do than cores, the rest is waiting for one.
+    """
+
+    def __init__(self) -> None:
+        self._collections = 0.0
+        self._collecting_since = 0.0
+        # It is installed in the middle of a step.
+        self._start, self._cpu = time.perf_counter(), time.thread_time()
+        gc.callbacks.append(self._collected)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._steps = 0
+        self._worst: list[tuple[float, float, float, str]] = []
+        self._longest_round = 0.0
+        self._round_since: float | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Trio calls it."""
+        self._collections = 0.0
+        self._cpu = time.thread_time()
+        self._start = time.perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Trio calls it."""
+        wall = time.perf_counter() - self._start
+        self._steps += 1
+        if len(self._worst) < _WORST or wall > self._worst[-1][0]:
+            self._worst.append((wall, time.thread_time() - self._cpu, self._collections, task.name))
+            self._worst.sort(reverse=True)
+            del self._worst[_WORST:]
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Trio calls it."""
+        if self._round_since is not None:
+            self._longest_round = max(self._longest_round, time.perf_counter() - self._round_since)
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Trio calls it."""
+        self._round_since = time.perf_counter()
+
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting_since = time.perf_counter()
+        else:
+            self._collections += time.perf_counter() - self._collecting_since
+
+    def report(self) -> dict[str, Any]:
+        """Steps, the longest of them with CPU and garbage collection in it (seconds), the longest round."""
+        said = {
+            "steps": self._steps,
+            "longest_round": self._longest_round,
+            "worst": [
+                {"wall": wall, "cpu": cpu, "collecting": collecting, "task": name.rpartition(".")[2]}
+                for wall, cpu, collecting, name in self._worst
+            ],
+        }
+        self._reset()
+        return said
+
+
+class Timeline:
+    """When requests went to kernels, and when the last that a kernel said of them came (perf_counter, seconds)."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        send, receive = Kernel.send, _Life.receive
+
+        @functools.wraps(send)
+        def timed_send(kernel: Kernel, channel: Any, msg_type: str, *rest: Any, **named: Any) -> Any:
+            result = send(kernel, channel, msg_type, *rest, **named)
+            if msg_type == "execute_request":
+                self._sent[named["msg_id"]] = time.perf_counter()
+            return result
+
+        @functools.wraps(receive)
+        def timed_receive(life: _Life, messages: Any) -> None:
+            moment = time.perf_counter()
+            for message in messages:
+                self._last[message.parent.msg_id] = moment
+            receive(life, messages)
+
+        Kernel.send, _Life.receive = timed_send, timed_receive  # type: ignore[method-assign]
+
+    def report(self) -> dict[str, Any]:
+        """{execution_id: [sent, last]}."""
+        said = {key: [sent, self._last[key]] for key, sent in self._sent.items() if key in self._last}
+        self._sent.clear()
+        self._last.clear()
+        return said
+
+
+def main() -> None:
+    """Changes argv to what the daemon takes, and runs it."""
+    what, report_fd = sys.argv[1], int(sys.argv[2])
+    del sys.argv[1:3]
+    run_daemon: Callable[..., Any] = daemon.supervisor.run_daemon
+    if what == "timeline":
+        watcher: Pauses | Timeline = Timeline()
+    else:
+        watcher = pauses = Pauses()
+
+        async def run_watched(*arguments: Any) -> None:
+            trio.lowlevel.add_instrument(pauses)
+            await run_daemon(*arguments)
+
+        daemon.cli.run_daemon = run_watched
+    signal.signal(signal.SIGUSR1, lambda *_: os.write(report_fd, json.dumps(watcher.report()).encode() + b"\n"))
+    daemon.cli.main()
+
+
+if __name__ == "__main__":
+    main()
