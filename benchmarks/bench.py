@@ -81,21 +81,21 @@ class Bench:
     async def watched_daemon(self, what: str) -> AsyncIterator[tuple[Daemon, Callable[[], Awaitable[Any]]]]:
         """A daemon watched from inside (`pauses` or `timeline`), and a function that takes its report."""
         read_fd, write_fd = os.pipe()
-        with open(read_fd, "rb", buffering=0) as reader, open(write_fd, "wb", buffering=0):
+        async with trio.lowlevel.FdStream(read_fd) as reports, trio.lowlevel.FdStream(write_fd):
+            # The other end belongs to the daemon, for which it must block.
+            os.set_blocking(write_fd, True)
             program = ("-m", "benchmarks.instrumented_daemon", what, str(write_fd))
             place = self.directory / what
             async with running_daemon(place, self.environment, program=program, pass_fds=(write_fd,)) as daemon:
-                stream = trio.lowlevel.FdStream(os.dup(reader.fileno()))
 
                 async def report() -> Any:
                     os.kill(daemon.pid, signal.SIGUSR1)
                     line = b""
                     while not line.endswith(b"\n"):
-                        line += await stream.receive_some()
+                        line += await reports.receive_some()
                     return json.loads(line)
 
-                async with stream:
-                    yield daemon, report
+                yield daemon, report
 
 
 async def in_turn(

@@ -316,9 +316,9 @@ async def _with_stock_peer(
 
 
 async def _text(daemon: Daemon, segments: Sequence[Any]) -> str:
-    parts = []
-    for segment in segments:
-        parts.append(segment if isinstance(segment, str) else (await daemon.blob(segment["blob"])).decode())
+    parts = [
+        segment if isinstance(segment, str) else (await daemon.blob(segment["blob"])).decode() for segment in segments
+    ]
     return "".join(parts)
 
 

@@ -73,15 +73,6 @@ class Worker:
         return answer["result"]
 
 
-def _answer(run: Callable[[], Any]) -> bytes:
-    try:
-        answer = {"result": run()}
-    except Exception:
-        # Whatever it was, the parent must hear of it, and it decides.
-        answer = {"error": traceback.format_exc()}
-    return json.dumps(answer).encode() + b"\n"
-
-
 def serve(commands: Mapping[str, Callable[..., Any]]) -> None:
     """The worker's end, without a loop; returns at the end of stdin."""
     # Libraries that print do not spoil the answers.
@@ -89,7 +80,12 @@ def serve(commands: Mapping[str, Callable[..., Any]]) -> None:
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        os.write(answers, _answer(lambda: commands[request["command"]](**request["parameters"])))
+        try:
+            answer = {"result": commands[request["command"]](**request["parameters"])}
+        except Exception:
+            # Whatever it was, the parent must hear of it, and it decides.
+            answer = {"error": traceback.format_exc()}
+        os.write(answers, json.dumps(answer).encode() + b"\n")
 
 
 async def serve_async(commands: Mapping[str, Callable[..., Awaitable[Any]]]) -> None:
@@ -102,9 +98,8 @@ async def serve_async(commands: Mapping[str, Callable[..., Awaitable[Any]]]) -> 
         for line in lines:
             request = json.loads(line)
             try:
-                result = await commands[request["command"]](**request["parameters"])
-                answer = {"result": result}
-            except Exception:
+                answer = {"result": await commands[request["command"]](**request["parameters"])}
+            except Exception:  # as above
                 answer = {"error": traceback.format_exc()}
             await answers.send_all(json.dumps(answer).encode() + b"\n")
 

@@ -14,7 +14,16 @@ import trio
 from daemon.core.comms import SendComm
 from daemon.core.executions import Loss
 from daemon.core.runtime import Runtime, SendExecute
-from kernel_bridge import Kernel, KernelGone, KernelLaunchFailed, KernelSpec, NoSuchKernel, find_kernelspec, run_kernel
+from kernel_bridge import (
+    Kernel,
+    KernelGone,
+    KernelLaunchFailed,
+    KernelSpec,
+    NoSuchKernel,
+    SinkFailed,
+    find_kernelspec,
+    run_kernel,
+)
 from kernel_bridge.core.messages import KernelMessage
 
 # A cold start on a loaded machine took 15 s (measured); a kernel that is not there after this never will be.
@@ -240,6 +249,13 @@ class KernelSupervisor:
                 how = f"signal {exit_.signal}" if exit_.signal else f"exit code {exit_.returncode}"
                 log.warning("kernel died", kernel=spec.name, how=how)
                 self._lost("died", f"the kernel died ({how}); execute a cell to start it again", exit_.stderr_tail)
+        except SinkFailed:
+            # A bug of ours in taking a message: this kernel ends, with its executions, and the room goes on.
+            log.exception("a kernel's message could not be taken", kernel=spec.name)
+            if self._life is life:
+                self.kernel = self._life = None
+            if not life.given_up:
+                self._lost("died", "the daemon failed on a message of this kernel; its log says why")
         finally:
             life.over.set()
 

@@ -24,6 +24,7 @@ from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
 from daemon.saving import save_notebook
 from sync.blobs import BlobStore, BlobStoreError
+from sync.compactor import run_compactor
 from sync.core.document import Document
 from sync.core.identifiers import Heads, document_id
 from sync.core.mutations import SetFile
@@ -159,6 +160,7 @@ class Room:
                         producers.start_soon(self.kernels.run)
                         producers.start_soon(self._watch_deadlines)
                         producers.start_soon(self._load)
+                        producers.start_soon(run_compactor, (self.notebook, self.runtime_document))
                         task_status.started()
         finally:
             self.closed = True

@@ -59,6 +59,8 @@ class Document:
         self.subscribers: set[Subscriber] = set()
         self._actor_seqs: dict[ActorId, int] = {}
         self._own_actors: set[ActorId] = {self.replica.actor}
+        self.wants_snapshot = False
+        self.snapshot_wanted: Callable[[], None] = lambda: None
         self._snapshot: tuple[int, bytes] | None = None
 
     def heads(self) -> Heads:
@@ -138,19 +140,31 @@ class Document:
             subscriber.wake()
 
     def snapshot(self) -> tuple[int, bytes] | None:
-        """A document chunk and its position, for a peer that has nothing; None where the plain changes do as well."""
+        """A document chunk and its position, for a peer that has nothing; None where there is none yet, or need not be.
+
+        Asking for one that is missing or stale makes `wants_snapshot` true; the one who asked gets the old one, or changes.
+        """
         end = self.published
-        if self._snapshot is not None:
-            position, _ = self._snapshot
-            if end - position < SNAPSHOT_STALE_CHANGES and self.log.size(position, end) < SNAPSHOT_STALE_BYTES:
-                return self._snapshot
-        if end < SNAPSHOT_FROM_CHANGES and self.log.size(0, end) < SNAPSHOT_FROM_BYTES:
-            return None
-        if end != len(self.log):
-            # save() would tell more than peers may know now.
-            return self._snapshot
-        self._snapshot = (end, self.replica.save())
+        position = 0 if self._snapshot is None else self._snapshot[0]
+        changes, size = end - position, self.log.size(position, end)
+        if self._snapshot is None:
+            stale = changes >= SNAPSHOT_FROM_CHANGES or size >= SNAPSHOT_FROM_BYTES
+        else:
+            stale = changes >= SNAPSHOT_STALE_CHANGES or size >= SNAPSHOT_STALE_BYTES
+        if stale and not self.wants_snapshot:
+            self.wants_snapshot = True
+            self.snapshot_wanted()
         return self._snapshot
+
+    def snapshot_source(self) -> tuple[int, bytes]:
+        """What to make a document chunk of: a position, and all changes up to it."""
+        return self.published, self.log.payload(0, self.published)
+
+    def set_snapshot(self, position: int, chunk: bytes | None) -> None:
+        """A document chunk for `position`; None: none can be made, and none is asked for again."""
+        if chunk is not None:
+            self._snapshot = (position, chunk)
+            self.wants_snapshot = False
 
 
 class ChangeLogPreview:

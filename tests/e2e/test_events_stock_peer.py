@@ -33,7 +33,7 @@ async def type_until(over: trio.Event, notebook: Notebook, peer: StockPeer) -> i
     """Types one character after the other; waits for the daemon now and then, as a person pauses."""
     count = 0
     while not over.is_set():
-        for _ in range(5):
+        for _ in range(20):
             await peer.change(notebook.url, stock_peer.splice(["cells", TYPED, "source"], 2, 0, "x"))
             count += 1
         assert "result" in await peer.request(notebook.url, "barrier", at_heads=True)

@@ -1,0 +1,50 @@
+"""Makes document chunks for peers that join, off the loop."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from sync.core.document import Document
+
+log = structlog.get_logger(__name__)
+
+# Loading and saving two million operations, twice; whatever takes longer is not worth waiting for.
+COMPACT_SECONDS = 120
+
+
+async def run_compactor(documents: Sequence[Document]) -> None:
+    """Gives each of the documents a fresh chunk whenever a joining peer could have used one. Runs until cancelled."""
+    wanted = trio.Event()
+
+    def wake() -> None:
+        wanted.set()
+
+    for document in documents:
+        document.snapshot_wanted = wake
+    while True:
+        await wanted.wait()
+        wanted = trio.Event()
+        for document in documents:
+            if document.wants_snapshot:
+                await _compact(document)
+
+
+async def _compact(document: Document) -> None:
+    position, changes = document.snapshot_source()
+    chunk = None
+    with trio.move_on_after(COMPACT_SECONDS):
+        done = await trio.run_process(
+            [sys.executable, "-m", "sync.compact"],
+            stdin=changes,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode == 0:
+            chunk = done.stdout
+        else:
+            log.error("a document can't be compacted", document=document.id, stderr=done.stderr[-2000:].decode())
+    document.set_snapshot(position, chunk)
