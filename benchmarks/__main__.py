@@ -17,15 +17,13 @@ from benchmarks.report import Row, show, write
 from benchmarks.rows import ROWS
 
 
-async def _run(names: list[str], console: Console) -> list[Row]:
+async def _run(names: list[str], directory: Path, console: Console) -> list[Row]:
     rows: list[Row] = []
-    # Sockets' paths must be short.
-    with tempfile.TemporaryDirectory(prefix="nb-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        async with running_bench(Path(directory).resolve()) as bench:
-            for name in names:
-                start = time.perf_counter()
-                rows += await ROWS[name](bench)
-                console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+    async with running_bench(directory) as bench:
+        for name in names:
+            start = time.perf_counter()
+            rows += await ROWS[name](bench)
+            console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
     return rows
 
 
@@ -38,7 +36,9 @@ def main() -> None:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     console = Console(width=None if Console().is_terminal else 140)
     before = machine()
-    rows = trio.run(_run, names, console)
+    # Sockets' paths must be short.
+    with tempfile.TemporaryDirectory(prefix="nb-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        rows = trio.run(_run, names, Path(directory).resolve(), console)
     after = machine()
     show(rows, console)
     loads = f"load {before['load'][0]} before, {after['load'][0]} after"

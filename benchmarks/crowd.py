@@ -4,7 +4,6 @@ So that their own work stays far below what they cost the daemon; an acknowledge
 """
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import trio
@@ -25,26 +24,24 @@ class Crowd:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._scope = trio.CancelScope()
-        self._present = 0
+        self._members: list[_Member] = []
         self._frames = 0
-        self._left = trio.Event()
 
     async def join(self, sync_url: str, token: str, documents: Sequence[str], count: int) -> None:
         """Returns when `count` peers are connected and have been sent each of these documents."""
-        self._scope = trio.CancelScope()
-        self._present, self._left = count, trio.Event()
         limit = trio.CapacityLimiter(_AT_ONCE)
+        self._members = [_Member(self, sync_url, token, documents) for _ in range(count)]
         async with trio.open_nursery() as joining:
-            for _ in range(count):
-                member = _Member(self, sync_url, token, documents)
-                self._nursery.start_soon(member.run, self._scope)
+            for member in self._members:
+                self._nursery.start_soon(member.run)
                 joining.start_soon(member.wait_until_joined, limit)
 
     async def leave(self) -> None:
         """All leave."""
-        self._scope.cancel()
-        await self._left.wait()
+        for member in self._members:
+            member.scope.cancel()
+        for member in self._members:
+            await member.left.wait()
 
     async def frames(self) -> int:
         """Sync messages that were received so far, by all."""
@@ -53,12 +50,6 @@ class Crowd:
     def received(self, count: int) -> None:
         """Some sync messages came."""
         self._frames += count
-
-    def left(self) -> None:
-        """One left."""
-        self._present -= 1
-        if not self._present:
-            self._left.set()
 
 
 class _Member:
@@ -69,21 +60,20 @@ class _Member:
         self._lacking = {parse_automerge_url(url) for url in documents}
         self._may_join = trio.Event()
         self._joined = trio.Event()
+        self.scope = trio.CancelScope()
+        self.left = trio.Event()
 
     async def wait_until_joined(self, limit: trio.CapacityLimiter) -> None:
         async with limit:
             self._may_join.set()
             await self._joined.wait()
 
-    async def run(self, scope: trio.CancelScope) -> None:
-        try:
-            with scope:
-                await self._may_join.wait()
-                async with AsyncExitStack() as stack:
-                    connected = connect_socket(self._url, token=self._token, max_message_bytes=MAX_FRAME_BYTES)
-                    await self._serve(await stack.enter_async_context(connected))
-        finally:
-            self._crowd.left()
+    async def run(self) -> None:
+        with self.scope:
+            await self._may_join.wait()
+            async with connect_socket(self._url, token=self._token, max_message_bytes=MAX_FRAME_BYTES) as socket:
+                await self._serve(socket)
+        self.left.set()
 
     async def _serve(self, socket: PeerSocket) -> None:
         own_id = str(uuid4())

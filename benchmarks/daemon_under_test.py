@@ -15,10 +15,11 @@ from benchmarks.workers import ROOT
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+LOG_BYTES = 8_000  # of the end of its log, when something failed
 
 
 class DaemonFailed(Exception):
-    """It did not start; the message is the end of its log."""
+    """It did not start, or does not tell what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,15 @@ async def running_daemon(
             while not line.endswith(b"\n") and (part := await process.stdout.receive_some()):
                 line += part
         if not line.endswith(b"\n"):
-            raise DaemonFailed(log.read_text(errors="replace")[-4000:])
+            raise DaemonFailed("no announcement; its log says why")
         info = json.loads(line)
         headers = {"Authorization": f"Bearer {info['token']}"}
         async with httpx.AsyncClient(base_url=info["url"], headers=headers, timeout=START_SECONDS) as api:
             yield Daemon(process.pid, info["sync_url"], info["token"], root, api)
+    except Exception:
+        # Whatever went wrong, the daemon may know why.
+        sys.stderr.write(log.read_text(errors="replace")[-LOG_BYTES:])
+        raise
     finally:
         with trio.CancelScope(shield=True):
             process.terminate()

@@ -160,11 +160,11 @@ async def prints(bench: Bench) -> list[Row]:
             return [result["seconds"]]
 
         row = _compared(f"{LINES} prints", "s", await in_turn(rounds, at_floor, at_peer), goal=1.2)
-        row.notes += [
-            f"exact: 1 output, {LINES} lines, each of {rounds} times (the floor's queues are lifted as well, or it loses)",
+        row.notes.append(f"exact each time: 1 output, {LINES} lines (the floor's queues are lifted too, or it loses)")
+        row.notes.append(
             f"per line: daemon {_per(spent, rounds * LINES)}, peer {1e6 * sum(peer_cpu) / rounds / LINES:.0f} us;"
-            f" commits {sum(commits) // rounds}",
-        ]
+            f" commits {sum(commits) // rounds}"
+        )
         return [row, *await _with_stock_peer(bench, notebook, _stock_prints, f"{LINES} prints, stock JS peer", row)]
 
 
@@ -247,7 +247,8 @@ async def pauses(bench: Bench) -> list[Row]:
         worst = seen["worst"][0]
         row = Row(f"longest pause, {name}", "ms", 1e3 * worst["wall"], goal=20)
         row.notes.append(
-            f"{worst['task']}: {1e3 * worst['cpu']:.1f} ms of it on a core, {1e3 * worst['collecting']:.1f} ms collecting garbage;"
+            f"{worst['task']}: {1e3 * worst['cpu']:.1f} ms of it on a core,"
+            f" {1e3 * worst['collecting']:.1f} ms collecting garbage;"
             f" longest round of the loop {1e3 * seen['longest_round']:.1f} ms, {seen['steps']} steps"
         )
         row.details = seen

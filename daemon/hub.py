@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 import trio
 
+from daemon.collecting import BlobCollector
 from daemon.config import Config
 from daemon.core.notebook_file import parse_notebook, render_notebook
 from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
@@ -53,10 +54,12 @@ class Hub:
         self._documents: dict[DocumentId, OpenDocument] = {}
         self._opening: dict[Path, trio.Event] = {}
         self._dispatcher = Dispatcher(self._rooms)
+        self.collector = BlobCollector(blobs, lambda: list(self._rooms.values()))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Holds the rooms' tasks until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self.collector.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -242,6 +245,7 @@ class Hub:
             log.exception("room failed", room=room.id, path=room.shown_path)
         finally:
             self._rooms.pop(room.notebook.id, None)
+            self.collector.room_closed()
             for document in (room.notebook, room.runtime_document):
                 self._documents.pop(document.id, None)
                 for subscriber in list(document.subscribers):

@@ -20,12 +20,11 @@ from daemon.room import Room, new_id
 from kernel_bridge import Kernel, KernelGone
 from kernel_bridge.core.messages import Reply
 from sync.blobs import BlobStoreError
-from sync.core.document import Subscriber
 from sync.core.identifiers import Heads, InvalidIdentifier, heads_from_hex
 from sync.core.jsonrpc import ErrorCode, RequestError
 from sync.core.limits import MAX_ID_CHARS, MAX_QUEUED_EXECUTIONS, MAX_SOURCE_BYTES
 from sync.core.notebook_schema import Cell, NotebookSchema
-from sync.writer import HeadsRefused
+from sync.writer import HeadsRefused, Recipient
 
 # The heads of a request come with the peer's next sync message; stock clients hold that back for 100 ms at most.
 HEADS_SECONDS = 10.0
@@ -54,7 +53,7 @@ class Call:
     """One request on its way: to this room, from this peer."""
 
     room: Room
-    recipient: Subscriber
+    recipient: Recipient
 
 
 Handler: TypeAlias = Callable[[Call, Any], Awaitable[Result | Later]]
@@ -194,7 +193,7 @@ async def execute_cell(call: Call, params: ExecuteCell) -> Result | Later:
     known = room.runtime.queue.find(execution_id)
     if known is not None:
         return _repeated(known, params.cell_id)
-    heads = await _heads(room, params.notebook_heads)
+    heads = await _heads(call, params.notebook_heads)
     cell = _cell(room, params.cell_id, heads)
     if cell is None and not room.loaded.is_set():
         await room.loaded.wait()
@@ -214,7 +213,7 @@ async def execute_cell(call: Call, params: ExecuteCell) -> Result | Later:
 async def run_all_cells(call: Call, params: RunAllCells) -> Result | Later:
     room = call.room
     await room.loaded.wait()
-    heads = await _heads(room, params.notebook_heads)
+    heads = await _heads(call, params.notebook_heads)
     cells = NotebookSchema.read_cells(room.notebook.replica, heads)
     chosen = [(new_id(), cell) for cell in cells if cell.cell_type == "code" and cell.source.strip()]
     _submit(room, chosen, run_id=new_id(), stop_on_error=params.stop_on_error)
@@ -371,12 +370,12 @@ async def save_notebook(call: Call, params: SaveNotebook) -> Result | Later:
 
 @_method(ordered=True, viewers=True)
 async def barrier(call: Call, params: Barrier) -> Result | Later:
-    await _heads(call.room, params.notebook_heads)
+    await _heads(call, params.notebook_heads)
     # Everything queued before is committed with the answer; on disk it is when there is a store.
     return Result({"durable": False}, cells=True)
 
 
-async def _heads(room: Room, hex_heads: list[str] | None) -> Heads | None:
+async def _heads(call: Call, hex_heads: list[str] | None) -> Heads | None:
     if hex_heads is None:
         return None
     try:
@@ -385,9 +384,9 @@ async def _heads(room: Room, hex_heads: list[str] | None) -> Heads | None:
         raise RequestError.invalid_params("notebook_heads", str(error)) from error
     try:
         with trio.fail_after(HEADS_SECONDS):
-            await room.writer.wait_for_heads(heads)
+            await call.room.writer.wait_for_heads(heads, call.recipient)
     except (trio.TooSlowError, HeadsRefused) as error:
-        raise RequestError.heads_timeout(room.writer.missing_heads(heads)) from error
+        raise RequestError.heads_timeout(call.room.writer.missing_heads(heads)) from error
     return heads
 
 

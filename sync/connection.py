@@ -123,12 +123,18 @@ class Connection:
         except OutboxFull:
             self.drop("it does not read what it asked for")
 
+    def may_write(self, document: Document) -> bool:
+        """Whether the peer's changes to this document are taken; once they are not, they never will be."""
+        subscription = self.outbox.subscriptions.get(document.id)
+        return self.role == "editor" and (subscription is None or subscription.writable)
+
     def refuse_changes(self, subscription: Subscription, reason: str) -> None:
         """Makes the document read-only for this peer and says why, once for each document.
 
         A silently dropped change would orphan all later ones of the peer; so it must stop sending them.
         """
         subscription.make_read_only()
+        log.warning("changes refused", peer=self.peer_id, document=subscription.document.id, reason=reason)
         self.tell(f"changes to {subscription.document.url} refused: {reason}; it is read-only for this connection")
 
     def tell(self, message: str) -> None:
@@ -268,6 +274,7 @@ class Connection:
                 await trio.lowlevel.checkpoint()
         except ChangeRejected as rejected:
             self.refuse_changes(subscription, rejected.reason)
+            opened.writer.changes_refused()
             return
         await opened.writer.submit_changes(self, subscription, changes, heads)
 

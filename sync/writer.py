@@ -78,6 +78,10 @@ class Source(Protocol):
 class Recipient(Subscriber, Protocol):
     """A connection whose peer may change documents."""
 
+    def may_write(self, document: Document) -> bool:
+        """Whether the peer's changes to this document are taken; once they are not, they never will be."""
+        ...
+
     def refuse_changes(self, subscription: Subscription, reason: str) -> None:
         """The peer's changes can't be taken: its document becomes read-only, with one `error` frame."""
         ...
@@ -89,6 +93,13 @@ class _PeerChanges:
     subscription: Subscription
     changes: Sequence[CheckedChange]
     heads: Heads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HeadsWaiter:
+    peer: Recipient
+    missing: set[ChangeHash]
+    done: trio.Event = field(default_factory=trio.Event)
 
 
 class HeadsRefused(Exception):
@@ -127,7 +138,7 @@ class DocWriter:
         self._incoming: deque[_PeerChanges] = deque()
         self._room_for_changes = trio.Condition()
         self._step_done = trio.Event()
-        self._heads_waiters: list[tuple[set[ChangeHash], trio.Event]] = []
+        self._heads_waiters: list[_HeadsWaiter] = []
         self._in_step = False
         self._refused: deque[ChangeHash] = deque(maxlen=_REMEMBERED_REFUSALS)
 
@@ -155,25 +166,28 @@ class DocWriter:
         for _ in range(2 if self._in_step else 1):
             await self._step_done.wait()
 
-    async def wait_for_heads(self, heads: Heads) -> None:
-        """Returns once the notebook document holds all of `heads`.
+    async def wait_for_heads(self, heads: Heads, peer: Recipient) -> None:
+        """Returns once the notebook document holds all of `heads`, which `peer` named.
 
         Raises:
-            HeadsRefused: one of them was refused.
+            HeadsRefused: one of them was refused, or is missing and changes of this peer are not taken.
         """
-        missing = {change_hash for change_hash in heads if change_hash not in self.notebook.log}
-        if any(change_hash in self._refused for change_hash in missing):
-            raise HeadsRefused
-        if not missing:
+        waiter = _HeadsWaiter(peer, {change_hash for change_hash in heads if change_hash not in self.notebook.log})
+        if not waiter.missing:
             return
-        waiter = (missing, trio.Event())
+        if not self._can_come(waiter):
+            raise HeadsRefused
         self._heads_waiters.append(waiter)
         try:
-            await waiter[1].wait()
+            await waiter.done.wait()
         finally:
             self._heads_waiters.remove(waiter)
-        if missing:
+        if waiter.missing:
             raise HeadsRefused
+
+    def changes_refused(self) -> None:
+        """A peer's changes were refused before they came here: who waits for them need not."""
+        self._release_waiters()
 
     def missing_heads(self, heads: Heads) -> list[str]:
         """Those of `heads` that the notebook document lacks, in hex."""
@@ -321,10 +335,13 @@ class DocWriter:
         return True
 
     def _release_waiters(self) -> None:
-        for missing, done in self._heads_waiters:
-            missing.difference_update([change_hash for change_hash in missing if change_hash in self.notebook.log])
-            if not missing or any(change_hash in self._refused for change_hash in missing):
-                done.set()
+        for waiter in self._heads_waiters:
+            waiter.missing.difference_update([h for h in waiter.missing if h in self.notebook.log])
+            if not waiter.missing or not self._can_come(waiter):
+                waiter.done.set()
+
+    def _can_come(self, waiter: _HeadsWaiter) -> bool:
+        return waiter.peer.may_write(self.notebook) and not any(h in self._refused for h in waiter.missing)
 
 
 # Hashes of refused changes, so that a request that waits for one fails at once; a peer that was refused is read-only

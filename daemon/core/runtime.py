@@ -60,6 +60,7 @@ Effect: TypeAlias = SendExecute | SendInput | SendComm
 class _InputRequest:
     request_id: str
     header: k.Header
+    parent_id: str
 
 
 class Runtime:
@@ -311,6 +312,7 @@ class Runtime:
 
     def _receive_status(self, state: str, parent: k.Header) -> None:
         if state == "idle":
+            self._end_input(parent.msg_id)
             self.widgets.idle(parent.msg_id)
             if self.queue.in_flight is None:
                 self.widgets.kernel_idle(self._monotonic())
@@ -353,7 +355,7 @@ class Runtime:
 
     def _receive_input_request(self, content: k.InputRequest, message: k.KernelMessage) -> None:
         request_id = self._new_id()
-        self._input = _InputRequest(request_id, message.header)
+        self._input = _InputRequest(request_id, message.header, message.parent.msg_id)
         self._kernel["input_request"] = {
             "request_id": request_id,
             "prompt": content.prompt,
@@ -444,8 +446,7 @@ class Runtime:
         if execution.execution_count is not None:
             self._batch.mutations.append(SetCell(execution.cell_id, execution_count=execution.execution_count))
         self._batch.mutations += [RemoveExecution(i) for i in self.queue.forget(self._monotonic())]
-        if self._input is not None and self._kernel_session is not None:
-            self._clear_input()
+        self._end_input(execution.execution_id)
         if self.queue.in_flight is None and self.kernel_status == "busy":
             self._set_kernel_status("idle")
         params: dict[str, Any] = {
@@ -473,6 +474,12 @@ class Runtime:
         if status != self.kernel_status:
             self.kernel_status = status
             self._kernel["status"] = status
+
+    def _end_input(self, parent_id: str) -> None:
+        """What asked for input is over: an interrupt, or code that caught it, leaves no one to answer."""
+        if self._input is not None and self._input.parent_id == parent_id:
+            self._clear_input()
+            self._wake(Urgency.URGENT)
 
     def _clear_input(self) -> None:
         if self._input is not None:

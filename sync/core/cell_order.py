@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sync.core.binding import Reader
+from sync.core.binding import Kind, Reader
 from sync.core.notebook_schema import NotebookSchema
-from sync.core.plain import MAP, read_string
+from sync.core.plain import read_string
 from sync.core.positions import MAX_LENGTH, PositionsExhausted, between, is_position, sort_key, spread
 
 
@@ -24,7 +24,7 @@ def read_order(reader: Reader) -> list[Placed]:
         assert cells is not None
         found = reader.get(cells, cell_id)
         position = None
-        if found is not None and found[0] == MAP:
+        if found is not None and found[0] is Kind.MAP:
             position = read_string(reader, found[1], "position", longest=MAX_LENGTH)
         placed.append(Placed(cell_id, position if is_position(position) else None))
     placed.sort(key=lambda cell: sort_key(cell.position, cell.cell_id))

@@ -43,6 +43,12 @@ def read_comm(reader: Reader, comm_id: str, heads: Heads | None = None) -> dict[
     return _read_entry(reader, "comms", comm_id, heads)
 
 
+def read_kernel_log(reader: Reader, heads: Heads | None = None) -> list[dict[str, Any]]:
+    """`kernel_log`: manifests of what belongs to no cell."""
+    found = reader.get(ROOT, "kernel_log", heads)
+    return [] if found is None else list(read_plain(reader, found[1], heads))
+
+
 def entry_ids(reader: Reader, parent: Literal["cells", "comms", "executions"], heads: Heads | None = None) -> list[str]:
     """The ids of all cells, comms or executions, sorted."""
     found = reader.get(ROOT, parent, heads)

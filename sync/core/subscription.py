@@ -4,8 +4,9 @@ Pushed sync: the daemon sends what the peer lacks, as a prefix of the change log
 never negotiates with Bloom filters. The rules, each from a measurement with stock clients (docs/wire.md, "Sync"):
 
 - A message names as `have` the heads that it brings the peer to, so that the peer answers with just what we lack.
-- Until the peer's first acknowledgement (a sync message with a head that we know) one frame at most is outstanding:
-  a stock client that still loads from its storage may apply several out of order.
+- Until the peer's first acknowledgement (a sync message with heads) one frame at most is outstanding: a stock client that
+  still loads from its storage says that it has none, and may apply several frames out of order. Heads that we do not know
+  count as well: whoever may not write, and has, will never name others.
 - `need` names only missing dependencies of changes that we want.
 - A peer that may not write is told so by the capability tail of every message, and its unknown heads are not answered.
 """
@@ -77,12 +78,13 @@ class Subscription:
             self._message_due = True
 
     def note_heads(self, heads: Iterable[ChangeHash]) -> None:
-        """The peer's replica has these heads: an acknowledgement, as far as we know them."""
+        """The peer's replica has these heads: an acknowledgement of all that is behind those that we know."""
         log = self.document.log
-        known = [change_hash for change_hash in heads if change_hash in log]
-        if not known:
+        heads = tuple(heads)
+        if not heads:
             return
         self.first_acknowledged = True
+        known = [change_hash for change_hash in heads if change_hash in log]
         found = log.ancestors(known, self.acknowledged)
         while self.acknowledged in found or self.acknowledged in self._peer_had:
             self.acknowledged += 1

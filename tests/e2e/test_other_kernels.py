@@ -6,10 +6,10 @@ from tests.fakes.thin_peer import open_thin_peer
 
 async def test_bash_goes_the_same_way(daemon: ServedDaemon) -> None:
     async with daemon.opened(kernel_name="bash") as opened, open_thin_peer(daemon, opened) as peer:
-        echo = peer.add_cell("echo one\necho two >&2\nprintf three")
+        echo = peer.add_cell("echo one\necho two >&2\necho")
         assert await peer.run(echo) == "done"
         outputs = await peer.outputs(echo)
-        assert "".join(output["text"] for output in outputs) == "one\ntwo\nthree"
+        assert "".join(output["text"] for output in outputs) == "one\ntwo\n\n"
         assert peer.read("kernel", "name") == "bash"
         assert peer.read("kernel", "language") == "bash"
 

@@ -46,7 +46,7 @@ from sync.core.sync_message import decode_sync_message
 from sync.core.value_reading import decode_manifest, decode_value
 from sync.websocket import PeerSocket, SocketClosed, connect_socket
 
-PATIENCE = 30.0  # seconds for one thing to happen: a kernel starts in 1 to 3, a loaded machine needs ten times that
+PATIENCE = 10.0  # seconds for one thing to happen: a kernel starts in 1 to 3, a loaded machine needs ten times that
 
 T = TypeVar("T")
 
@@ -150,13 +150,13 @@ class ThinPeer:
 
     # Requests.
 
-    def ask(self, method: str, *, request_id: int | str | None = None, **params: Any) -> Asked:
+    def ask(self, method: str, *, rpc_id: int | str | None = None, **params: Any) -> Asked:
         """Sends a request behind the edits made before it; a repeated id gets a new place for its answer."""
-        if request_id is None:
+        if rpc_id is None:
             self._last_request += 1
-            request_id = self._last_request
-        asked = self._asked[request_id] = Asked()
-        self.say({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+            rpc_id = self._last_request
+        asked = self._asked[rpc_id] = Asked()
+        self.say({"jsonrpc": "2.0", "id": rpc_id, "method": method, "params": params})
         return asked
 
     async def request(self, method: str, *, within: float = PATIENCE, **params: Any) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Shows executions as they happen: plain lines in a pipe, a live last line and colours on a terminal."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from daemon.core.show import CellLines
+from sync.client.executions import Execution
+from sync.client.notebook import Cell, Notebook
+
+ENDED = ("done", "error", "interrupted", "cancelled")
+_MARKS = {"done": "ok", "error": "failed", "interrupted": "interrupted", "cancelled": "did not run"}
+
+
+class Printer:
+    """Prints to stdout. `prefix` stands before each line of an output, so that it is told from what is ours."""
+
+    def __init__(self, prefix: str = "  ") -> None:
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._prefix = prefix
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person looks on."""
+        return self._console.is_terminal
+
+    def say(self, line: str, style: str = "") -> None:
+        """One line of our own."""
+        self._console.print(Text(line, style=style))
+        sys.stdout.flush()
+
+    async def follow(self, notebook: Notebook, execution: Execution, title: str) -> str:
+        """Shows one execution from where it is to its end; returns its final status."""
+        cell = notebook.cell(execution.cell_id)
+        self.say(f"{title} {_summary(cell)}", "bold")
+        lines = CellLines(colour=self.is_terminal)
+        began = time.monotonic()
+        with Live(console=self._console, transient=True, auto_refresh=False) as live:
+            while True:
+                # Before the outputs are loaded, which may take a while: what happens meanwhile is news.
+                seen = _state(execution, cell)
+                status = execution.status or "queued"
+                outputs = await cell.load_outputs() if status not in ("queued", "cancelled") else []
+                for line in lines.update(outputs, ended=status in ENDED):
+                    live.console.print(Text(self._prefix) + Text.from_ansi(line))
+                sys.stdout.flush()
+                if status in ENDED:
+                    break
+                if self.is_terminal:
+                    live.update(Text(self._prefix + _open_line(outputs), style="dim"), refresh=True)
+                await _wait_for_news(notebook, execution, cell, seen)
+        style = "green" if status == "done" else "red" if status == "error" else "yellow"
+        self.say(f"{self._prefix}{_MARKS[status]} after {time.monotonic() - began:.1f} s", style)
+        return status
+
+
+def _state(execution: Execution, cell: Cell) -> object:
+    return execution.status, cell.manifests()
+
+
+async def _wait_for_news(notebook: Notebook, execution: Execution, cell: Cell, seen: object) -> None:
+    await notebook.wait_for(lambda: _state(execution, cell) != seen)
+
+
+def _summary(cell: Cell) -> str:
+    lines = [line for line in cell.source.splitlines() if line.strip()]
+    return lines[0] if lines else "(empty)"
+
+
+def _open_line(outputs: Sequence[object]) -> str:
+    last = outputs[-1] if outputs else None
+    text = getattr(last, "text", "") if getattr(last, "output_type", "") == "stream" else ""
+    return "" if not text or text.endswith("\n") else text.rsplit("\n", 1)[-1]

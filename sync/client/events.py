@@ -1,0 +1,58 @@
+"""Events, for whoever wants to hear them."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+import trio
+
+from sync.client.errors import NotebookError
+from sync.core.client_session import Event
+
+# Events that wait for one consumer. One that is a thousand behind has no use for the oldest: the documents say it all, and
+# the gap shows in `seq`.
+MAX_WAITING = 1000
+
+
+class EventStream:
+    """The events from now on, for one consumer: `async for event in nb.events()`.
+
+    It ends when the notebook is closed; where the connection was given up it raises what ended it. At most 1 000 events
+    wait; of more, the oldest are dropped, which leaves a gap in `event.seq`.
+    """
+
+    def __init__(self, ended_by: Callable[[], NotebookError | None]) -> None:
+        self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
+        self._ended_by = ended_by
+        self._closed = False
+        self._arrived = trio.Event()
+
+    def push(self, event: Event) -> None:
+        """One more event."""
+        self._waiting.append(event)
+        self._arrived.set()
+
+    def end(self, *, quietly: bool) -> None:
+        """No more events will come; `quietly`: as it was meant."""
+        self._closed = self._closed or quietly
+        self._arrived.set()
+
+    def close(self) -> None:
+        """The consumer has heard enough: those that wait are dropped, and the iteration ends."""
+        self._waiting.clear()
+        self.end(quietly=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            error = self._ended_by()
+            if error is not None:
+                raise error
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        return self._waiting.popleft()

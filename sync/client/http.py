@@ -1,0 +1,152 @@
+"""The daemon's HTTP side, as a client uses it: notebooks are opened and blobs are read here."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import httpx
+import trio
+
+from sync.client.errors import ConnectionLost, ProtocolError, RequestFailed
+
+# Opening parses the file, which takes seconds for the biggest; a daemon that says nothing for so long is stuck.
+_TIMEOUT_SECONDS = 60
+# Requests for blobs at a time: enough to hide the round trip, few enough for a daemon with a hundred clients.
+_PARALLEL = 8
+# Bytes of blobs kept for the next look; a notebook's plots fit.
+CACHE_BYTES = 64 * 1024 * 1024
+
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon is, and the token for it."""
+
+    url: str
+    sync_url: str
+    token: str | None
+
+
+def parse_address(url: str, token: str | None) -> Address:
+    """Reads the daemon's URL; a token in its query (`?token=`) counts where none is given.
+
+    Raises:
+        ValueError: it is not an http URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"not the URL of a daemon (http://host:port): {url!r}")
+    base = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+    in_query = parse_qs(parts.query).get("token")
+    return Address(base, f"ws{base.removeprefix('http')}/sync", token or (in_query[0] if in_query else None))
+
+
+class DaemonHttp:
+    """Requests to one daemon, and what was read of its blobs."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._cache: OrderedDict[str, bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    @property
+    def cached(self) -> Mapping[str, bytes]:
+        """What is at hand, by hash."""
+        return self._cache
+
+    async def open_notebook(self, path: str, *, create: bool, kernel_name: str | None) -> dict[str, str]:
+        """Opens a notebook file: {id, path, notebook, runtime}.
+
+        Raises:
+            RequestFailed: the daemon does not.
+            ConnectionLost: it can't be reached.
+        """
+        body: dict[str, Any] = {"path": path, "create": create}
+        if kernel_name is not None:
+            body["kernel_name"] = kernel_name
+        answer = await self._send("POST", "/api/notebooks", json=body)
+        opened = _json(answer)
+        if not isinstance(opened, dict) or not all(isinstance(opened.get(key), str) for key in ("notebook", "runtime")):
+            raise ProtocolError("the daemon's answer names no notebook")
+        return opened
+
+    async def read_blob(self, blob: str) -> bytes:
+        """A blob's bytes.
+
+        Raises:
+            RequestFailed: the daemon does not have it.
+            ConnectionLost: the daemon can't be reached.
+        """
+        data = self._cache.get(blob)
+        if data is not None:
+            self._cache.move_to_end(blob)
+            return data
+        data = (await self._send("GET", f"/blobs/{blob}")).content
+        if blob not in self._cache:
+            self._cache[blob] = data
+            self._cached_bytes += len(data)
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+        return data
+
+    async def read_blobs(self, blobs: Iterable[str]) -> dict[str, bytes]:
+        """Those of these blobs that the daemon has.
+
+        Raises:
+            ConnectionLost: the daemon can't be reached.
+            RequestFailed: it refuses.
+        """
+        loaded: dict[str, bytes] = {}
+        errors: list[ConnectionLost | RequestFailed] = []
+        limiter = trio.CapacityLimiter(_PARALLEL)
+
+        async def load(blob: str) -> None:
+            async with limiter:
+                try:
+                    loaded[blob] = await self.read_blob(blob)
+                except (ConnectionLost, RequestFailed) as error:
+                    if not isinstance(error, RequestFailed) or error.code != _NOT_FOUND:
+                        errors.append(error)
+                        nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for blob in blobs:
+                nursery.start_soon(load, blob)
+        if errors:
+            raise errors[0]
+        return loaded
+
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            answer = await self._client.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise ConnectionLost(f"the daemon at {self._client.base_url} can't be reached: {error!r}") from error
+        if not answer.is_success:
+            said = _json(answer)
+            error_said = said.get("error") if isinstance(said, dict) else None
+            data = dict(error_said) if isinstance(error_said, dict) else {}
+            reason = data.pop("reason", None) or f"http_{answer.status_code}"
+            raise RequestFailed(answer.status_code, str(reason), data, str(data.get("message", "")))
+        return answer
+
+
+@asynccontextmanager
+async def open_http(address: Address) -> AsyncIterator[DaemonHttp]:
+    """A client for this daemon, for as long as the block lasts."""
+    headers = {} if address.token is None else {"Authorization": f"Bearer {address.token}"}
+    # Proxies from the environment are not asked: the WebSocket does not know them either.
+    async with httpx.AsyncClient(
+        base_url=address.url, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False
+    ) as client:
+        yield DaemonHttp(client)
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None

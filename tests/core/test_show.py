@@ -1,0 +1,50 @@
+"""Outputs as lines, as they come."""
+
+from daemon.core.show import MAX_LINES, CellLines, describe
+from sync.client.outputs import Output
+
+
+def stream(text: str) -> Output:
+    return Output("stream", text=text)
+
+
+def test_what_is_printed_is_shown_line_by_line_and_once() -> None:
+    cell = CellLines()
+
+    assert cell.update([stream("a\nb")], ended=False) == ["a"]
+    assert cell.update([stream("a\nb")], ended=False) == []
+    assert cell.update([stream("a\nbc\n")], ended=False) == ["bc"]
+
+
+def test_a_progress_bar_is_shown_when_it_has_ended() -> None:
+    cell = CellLines()
+
+    assert cell.update([stream("[#   ]")], ended=False) == []
+    assert cell.update([stream("[####]")], ended=True) == ["[####]"]
+
+
+def test_a_display_that_changes_is_shown_again() -> None:
+    cell = CellLines()
+
+    assert cell.update([Output("display_data", data={"text/plain": "tick 0"})], ended=False) == ["tick 0"]
+    assert cell.update([Output("display_data", data={"text/plain": "tick 1"})], ended=False) == ["tick 1"]
+
+
+def test_what_comes_after_a_clear_is_shown() -> None:
+    cell = CellLines()
+    cell.update([stream("one\n")], ended=False)
+
+    assert cell.update([], ended=False) == []
+    assert cell.update([stream("one\n")], ended=False) == ["one"]
+
+
+def test_pictures_are_named_and_long_texts_cut() -> None:
+    picture = Output("execute_result", data={"image/png": b"12345", "text/plain": "<Image>"})
+    assert describe(picture) == ["[image/png, 5 bytes]"]
+    assert describe(stream("x\n" * (MAX_LINES + 2)))[-1] == "[2 more lines]"
+
+
+def test_an_error_is_its_traceback_without_colours() -> None:
+    error = Output("error", ename="E", evalue="no", traceback=("\x1b[31mE\x1b[0m: no",))
+    assert describe(error) == ["E: no"]
+    assert describe(error, colour=True) == ["\x1b[31mE\x1b[0m: no"]
