@@ -4,6 +4,7 @@ Nothing fails because it is slow: a missed goal is printed, and the exit code is
 """
 
 import argparse
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -19,12 +20,21 @@ from benchmarks.rows import ROWS
 
 async def _run(names: list[str], directory: Path, console: Console) -> list[Row]:
     rows: list[Row] = []
-    async with running_bench(directory) as bench:
+    async with trio.open_nursery() as nursery, running_bench(directory) as bench:
+        nursery.start_soon(_end_at_signal, nursery.cancel_scope)
         for name in names:
             start = time.perf_counter()
             rows += await ROWS[name](bench)
             console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+        nursery.cancel_scope.cancel()
     return rows
+
+
+async def _end_at_signal(scope: trio.CancelScope) -> None:
+    """Ctrl-C and `kill` end the run in order, with all that it started."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
 
 
 def main() -> None:

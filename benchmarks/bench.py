@@ -56,13 +56,7 @@ class Bench:
 
     async def join(self, notebook: Notebook, daemon: Daemon) -> float:
         """The peer joins; seconds until it has everything."""
-        seconds: float = await self.peer.call(
-            "open",
-            sync_url=daemon.sync_url,
-            token=daemon.token,
-            notebook=notebook.notebook,
-            runtime=notebook.runtime,
-        )
+        seconds: float = await self.peer.call("open", url=daemon.url, token=daemon.token, notebook=notebook.notebook)
         return seconds
 
     @asynccontextmanager

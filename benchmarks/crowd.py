@@ -9,7 +9,7 @@ from uuid import uuid4
 import trio
 
 from benchmarks.workers import serve_async
-from sync.core.frames import Join, Peer, Sync, SyncFramePrefix, decode_frame, encode_frame
+from sync.core.frames import DocUnavailable, ErrorFrame, Join, Peer, Sync, SyncFramePrefix, decode_frame, encode_frame
 from sync.core.identifiers import parse_automerge_url
 from sync.core.limits import MAX_FRAME_BYTES
 from sync.core.sync_message import decode_sync_message, encode_sync_message
@@ -93,6 +93,7 @@ class _Member:
             messages = 0
             for data in await socket.receive():
                 frame = decode_frame(data)
+                assert not isinstance(frame, DocUnavailable | ErrorFrame), frame
                 if isinstance(frame, Sync):
                     heads[frame.document_id] = decode_sync_message(frame.data).heads
                     messages += 1

@@ -36,6 +36,7 @@ class Daemon:
     """A running daemon."""
 
     pid: int
+    url: str
     sync_url: str
     token: str
     root: Path
@@ -51,12 +52,6 @@ class Daemon:
     async def close(self, notebook: Notebook) -> None:
         """Ends its kernel and its room."""
         (await self.api.delete(f"/api/notebooks/{notebook.id}")).raise_for_status()
-
-    async def blob(self, digest: str) -> bytes:
-        """The bytes of a blob."""
-        answer = await self.api.get(f"/blobs/{digest}")
-        answer.raise_for_status()
-        return answer.content
 
     async def commits(self) -> int:
         """Commits to runtime documents so far, of the rooms that are open."""
@@ -107,7 +102,7 @@ async def running_daemon(
         info = json.loads(line)
         headers = {"Authorization": f"Bearer {info['token']}"}
         async with httpx.AsyncClient(base_url=info["url"], headers=headers, timeout=START_SECONDS) as api:
-            yield Daemon(process.pid, info["sync_url"], info["token"], root, api)
+            yield Daemon(process.pid, info["url"], info["sync_url"], info["token"], root, api)
     except Exception:
         # Whatever went wrong, the daemon may know why.
         sys.stderr.write(log.read_text(errors="replace")[-LOG_BYTES:])

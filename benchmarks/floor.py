@@ -120,12 +120,5 @@ class Floor:
 
 if __name__ == "__main__":
     floor = Floor()
-    serve(
-        {
-            "start": floor.start,
-            "stop": floor.stop,
-            "execute": floor.execute,
-            "prints": floor.prints,
-            "displays": floor.displays,
-        }
-    )
+    commands = (floor.start, floor.stop, floor.execute, floor.prints, floor.displays)
+    serve({command.__name__: command for command in commands})

@@ -1,11 +1,10 @@
 """The rows: each measures one promise of speed beside its floor, in the same run."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 from uuid import uuid4
 
 from benchmarks.bench import Bench, in_turn
-from benchmarks.daemon_under_test import Daemon, Notebook
+from benchmarks.daemon_under_test import Notebook
 from benchmarks.measuring import Spent, Watch, p50, summary
 from benchmarks.report import Row
 from benchmarks.workers import now
@@ -154,9 +153,7 @@ async def prints(bench: Bench) -> list[Row]:
             spent.append(watch.spent())
             commits.append(await bench.daemon.commits() - before)
             peer_cpu.append(result["cpu"])
-            (output,) = result["cell"]["outputs"]
-            text = await _text(bench.daemon, output["text"])
-            assert text == PRINTED, f"{text.count(chr(10))} lines, or others"
+            assert result["texts"] == [PRINTED], f"{len(result['texts'])} outputs, or other lines"
             return [result["seconds"]]
 
         row = _compared(f"{LINES} prints", "s", await in_turn(rounds, at_floor, at_peer), goal=1.2)
@@ -199,7 +196,7 @@ async def displays(bench: Bench) -> list[Row]:
             result = await bench.peer.call("flood", cell_id="displays", last_line=None, outputs=DISPLAYS)
             spent.append(watch.spent())
             peer_cpu.append(result["cpu"])
-            assert [output["data"]["text/html"] for output in result["cell"]["outputs"]] == expected
+            assert [data["text/html"] for data in result["data"]] == expected
             return [1e3 * result["seconds"]]
 
         row = _compared(f"{DISPLAYS} display_data", "ms", await in_turn(rounds, at_floor, at_peer), goal=1.5)
@@ -314,13 +311,6 @@ async def _with_stock_peer(
     row = Row(name, beside.unit, p50(samples), beside.floor, notes=notes)
     row.details = {"ours": summary(samples)}
     return [row]
-
-
-async def _text(daemon: Daemon, segments: Sequence[Any]) -> str:
-    parts = [
-        segment if isinstance(segment, str) else (await daemon.blob(segment["blob"])).decode() for segment in segments
-    ]
-    return "".join(parts)
 
 
 def _per(spent: Sequence[Spent], count: int) -> str:

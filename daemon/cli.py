@@ -13,9 +13,7 @@ import trio
 from cyclopts import App, Group, Parameter
 
 from daemon.config import Config, default_state_dir
-from daemon.logs import configure_logging
 from daemon.state_dir import StateDirTaken, open_state_dir, read_announcement
-from daemon.supervisor import run_daemon
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -91,6 +89,10 @@ def serve(
     root: The folder that notebooks are opened in.
     log_format: How log lines look.
     """
+    # Here, since half a second of imports is for those alone who serve.
+    from daemon.logs import configure_logging
+    from daemon.supervisor import run_daemon
+
     # A peer can make the core panic in a read, which is caught; a backtrace for each costs 0.7 ms (measured).
     os.environ.setdefault("RUST_BACKTRACE", "0")
     configure_logging(log_format)

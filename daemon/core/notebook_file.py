@@ -224,7 +224,7 @@ def _parse_json(data: bytes) -> Any:
         raise InvalidNotebook("the file is empty")
     try:
         return msgspec.json.decode(data.removeprefix(_BOM))
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not only its own errors: invalid UTF-8 is a UnicodeDecodeError
         pass
     try:
         # Slower and more tolerant: NaN, surrogates, UTF-16.

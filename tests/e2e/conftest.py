@@ -64,7 +64,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, bash_kernelspec_prefix: Pat
     """A daemon for all tests of a module, which open notebooks of their own; it finds the bash kernel, too."""
     with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as home:
         environment = {
-            **os.environ,
+            # ipykernel sends on what children print, but not where this says that it is under test itself.
+            **{key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"},
             **make_home(Path(home)),
             "JUPYTER_PATH": str(bash_kernelspec_prefix / "share" / "jupyter"),
         }

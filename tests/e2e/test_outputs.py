@@ -45,8 +45,8 @@ def text_of(outputs: list[dict[str, Any]]) -> str:
 
 
 async def text_is(peer: ThinPeer, cell_id: str, text: str) -> None:
-    """Waits until a cell's short text is this one."""
-    await peer.wait(lambda: "".join("".join(output["text"]) for output in peer.manifests(cell_id)) == text)
+    """Waits until a cell's text is this one."""
+    await peer.shows(cell_id, lambda outputs: text_of(outputs) == text)
 
 
 async def test_outputs_are_in_the_order_in_which_they_came(daemon: ServedDaemon, opened: Opened) -> None:

@@ -13,7 +13,7 @@ from sync.core.changes import check_changes
 from sync.core.client_session import Answer, ClientSession, Event, Received
 from sync.core.document import Document
 from sync.core.frames import Ephemeral, Join, Peer, Sync, decode_data, decode_frame, encode_data, encode_frame
-from sync.core.identifiers import PeerId, SessionId, document_id, heads_from_hex, heads_to_hex
+from sync.core.identifiers import DocumentId, PeerId, SessionId, document_id, heads_from_hex, heads_to_hex
 from sync.core.jsonrpc import event, response
 from sync.core.outbox import Notice, Outbox
 from sync.core.sync_message import decode_sync_message
@@ -111,7 +111,8 @@ class SimulatedDaemon:
 
     def announce(self) -> None:
         self.seq += 1
-        self._notify(event("queue_changed", {"epoch": "e", "seq": self.seq, **self._stamp()}), self.clients, True)
+        params = {"epoch": "e", "seq": self.seq, **self.stamp()}
+        self.notify(event("queue_changed", params), self.clients, droppable=True)
 
     def write(self, client: SimulatedClient) -> int:
         """The connection's writer runs once."""
@@ -136,12 +137,18 @@ class SimulatedDaemon:
         elif isinstance(frame, Ephemeral):
             request = decode_data(frame.data)
             assert isinstance(request, dict)
-            assert request["method"] == "barrier"
-            self._notify(response(request["id"], frame.sender_id, self._stamp()), [client], False)
+            self.answer(client, frame.sender_id, request)
+
+    def answer(self, client: SimulatedClient, sender: str, request: dict[str, Any]) -> None:
+        """Answers a request, all of them like a barrier."""
+        self.notify(response(request["id"], sender, self.stamp()), [client], droppable=False)
 
     def _hear_sync(self, client: SimulatedClient, frame: Sync) -> None:
         assert client.outbox is not None
-        document = next(document for document in self.documents.values() if document.id == frame.document_id)
+        document = self.documents.get(DocumentId(frame.document_id))
+        if document is None:
+            client.outbox.push_unavailable(DocumentId(frame.document_id))
+            return
         subscription = client.outbox.subscriptions.get(document.id)
         if subscription is None:
             subscription = client.outbox.subscribe(document, origin=client, writable=document is self.notebook)
@@ -161,14 +168,15 @@ class SimulatedDaemon:
             self.publish()
         subscription.note_heads(message.heads)
 
-    def _stamp(self) -> dict[str, Any]:
+    def stamp(self) -> dict[str, Any]:
         return {
             "runtime": self.runtime.id,
             "heads": heads_to_hex(self.runtime.published_heads()),
             "notebook_heads": heads_to_hex(self.notebook.published_heads()),
         }
 
-    def _notify(self, message: dict[str, Any], clients: list[SimulatedClient], droppable: bool) -> None:
+    def notify(self, message: dict[str, Any], clients: list[SimulatedClient], *, droppable: bool) -> None:
+        """An event or a response about the newest state."""
         requires = tuple((document.id, document.published) for document in (self.runtime, self.notebook))
         notice = Notice(self.notebook.id, requires, encode_data(message), droppable)
         for client in clients:

@@ -314,11 +314,19 @@ class ThinPeer:
         assert found is not None
         return found
 
+    async def shows(self, cell_id: str, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
+        """Waits until a condition holds over a cell's outputs as a notebook file has them."""
+        while not condition(await self.decode(seen := self.manifests(cell_id))):
+            await self._changed(cell_id, seen)
+
     async def settle(self) -> None:
         """Waits until this peer has what the daemon had accepted when it took this request."""
         await self.request("barrier", notebook_heads=self.notebook_heads())
 
     # Inside.
+
+    async def _changed(self, cell_id: str, seen: list[dict[str, Any]]) -> None:
+        await self.wait(lambda: self.manifests(cell_id) != seen)
 
     def _summary(self) -> str:
         last = [(event.method, event.params) for event in self.events[-5:]]

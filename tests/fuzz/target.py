@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter, thread_time
 from typing import Any, Generic, TypeVar
@@ -44,7 +44,8 @@ class Report:
     slowest_index: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """For JSON."""
+        return vars(self)
 
     def __str__(self) -> str:
         outcomes = ", ".join(f"{name} {count}" for name, count in Counter(self.outcomes).most_common())
