@@ -120,11 +120,11 @@ class StreamEntry:
         if not self.dropped:
             self.text.terminal.finish()
 
-    def take(self, limits: OutputLimits, *, ended: bool) -> tuple[int, tuple[str, ...]] | None:
-        """What to write of `text`, as `EditStream` has it."""
+    def take(self, limits: OutputLimits, *, ended: bool, release: bool) -> tuple[int, tuple[str, ...]] | None:
+        """What to write of `text`, as `EditStream` has it; see there for `release`."""
         if self.gap:
             self.mark_gap()
-        edit = self.text.take(join_above=limits.segments if ended else None)
+        edit = self.text.take(join_above=limits.segments if ended else None, release=release)
         outdated = self.dropped != self.dropped_in_document and (ended or not self.dropped_in_document)
         if not self.dropped or (edit is None and not outdated):
             return edit
@@ -250,21 +250,22 @@ class OutputList:
         outputs = [entry.plain() if isinstance(entry, StreamEntry) else entry.output for entry in self.entries.values()]
         return [output for output in outputs if output is not None]
 
-    def _has_ended(self, entry: StreamEntry) -> bool:
-        return self.ended or entry is not self.last_stream
+    def _take(self, entry: StreamEntry, limits: OutputLimits) -> tuple[int, tuple[str, ...]] | None:
+        is_last = entry is self.last_stream
+        return entry.take(limits, ended=self.ended or not is_last, release=self.ended and is_last and not self.captured)
 
     def _edit(self, entry: Entry, limits: OutputLimits) -> Mutation | None:
         if isinstance(entry, WholeEntry):
             assert entry.output is not None  # it was just set, or only forgotten in part
             return ReplaceOutput(self.target, entry.output)
-        taken = entry.take(limits, ended=self._has_ended(entry))
+        taken = self._take(entry, limits)
         return None if taken is None else EditStream(self.target, entry.output_id, *taken, entry.metadata)
 
     def _new(self, entry: Entry, limits: OutputLimits) -> Output:
         if isinstance(entry, WholeEntry):
             assert entry.output is not None
             return entry.output
-        taken = entry.take(limits, ended=self._has_ended(entry))
+        taken = self._take(entry, limits)
         return StreamOutput(entry.output_id, entry.name, taken[1] if taken else (), entry.metadata)
 
     def _forget_data(self, entry: Entry) -> None:
@@ -276,5 +277,3 @@ class OutputList:
             done = WholeEntry(StreamOutput(entry.output_id, entry.name, ()), entry.size)
             done.forget_data()
             self.entries[entry.output_id] = done
-        elif self.ended:
-            entry.text.release()

@@ -42,11 +42,13 @@ class SegmentedText:
         self._open: str | None = None  # the open segment as the document has it
         self._rewrites = 0
 
-    def take(self, *, join_above: int | None = None) -> SegmentEdit | None:
+    def take(self, *, join_above: int | None = None, release: bool = False) -> SegmentEdit | None:
         """What to write so that the document has the text as it now is; None if it has.
 
         Args:
             join_above: the output has ended: with more segments than this they become one, and what is open one more.
+            release: from now on only the open segment is held in memory. The unfinished line is in it, whatever its
+                length, so that text that comes late can still overwrite it.
 
         Returns:
             The edit, to be written: the next one builds on it. No segment is empty, except an open one whose line was
@@ -55,36 +57,36 @@ class SegmentedText:
         terminal = self.terminal
         start = self._closed_length
         first = self.count - (self._open is not None)
-        rewrite = terminal.edited_from < start
-        self._rewrites += rewrite
-        if not rewrite:
+        edited = terminal.edited_from < start
+        self._rewrites += edited
+        edit = None
+        if not edited:
             text = terminal.text_from(start)
-            changed = text != (self._open or "")
-            segments, is_open = self._cut(text, terminal.window_start - start)
-            count = first + len(segments) if changed else self.count
-            rewrite = join_above is not None and count > join_above and terminal.kept_from == 0
-            if not changed and not rewrite:
-                terminal.mark_seen()
-                return None
-        if rewrite:
+            segments, is_open = self._cut(text, terminal.window_start - start, keep_open=release)
+            if text != (self._open or ""):
+                edit = SegmentEdit(first, segments)
+        if edited or (terminal.kept_from == 0 and self._is_worth_rewriting(edit, join_above, release)):
             start = first = 0
-            segments, is_open = self._cut(terminal.text_from(0), terminal.window_start)
-        self.count = first + len(segments)
-        self._open = segments[-1] if is_open else None
-        self._closed_length = start + sum(map(len, segments)) - (len(segments[-1]) if is_open else 0)
+            segments, is_open = self._cut(terminal.text_from(0), terminal.window_start, keep_open=release)
+            edit = SegmentEdit(first, segments)
+        if edit is not None:
+            self.count = first + len(segments)
+            self._open = segments[-1] if is_open else None
+            self._closed_length = start + sum(map(len, segments)) - (len(segments[-1]) if is_open else 0)
         terminal.mark_seen()
-        if terminal.window_start > self._kept or terminal.kept_from > 0:
-            self.release()
-        return SegmentEdit(first, segments)
+        if release or terminal.window_start > self._kept or terminal.kept_from > 0:
+            terminal.forget_before(self._closed_length)
+        return edit
 
-    def release(self) -> None:
-        """Keeps in memory only what the open segment holds. The document must have all of the text."""
-        self.terminal.forget_before(self._closed_length)
+    def _is_worth_rewriting(self, edit: SegmentEdit | None, join_above: int | None, release: bool) -> bool:
+        count = self.count if edit is None else edit.first + len(edit.segments)
+        part_of_line_closed = release and self.terminal.window_start < self._closed_length
+        return part_of_line_closed or (join_above is not None and count > join_above)
 
-    def _cut(self, text: str, complete: int) -> tuple[tuple[str, ...], bool]:
+    def _cut(self, text: str, complete: int, *, keep_open: bool) -> tuple[tuple[str, ...], bool]:
         """`text` as a closed and an open segment, the latter from `complete` on; whether the last one is open."""
         closed, rest = text[: max(complete, 0)], text[max(complete, 0) :]
-        keep_open = self.terminal.overwrites or self._rewrites >= _MAX_REWRITES
+        keep_open = keep_open or self.terminal.overwrites or self._rewrites >= _MAX_REWRITES
         if rest and not keep_open and utf8_size(rest) > _OPEN_LIMIT:
             closed, rest = text, ""
         if not text and self.count:

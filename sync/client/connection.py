@@ -30,6 +30,9 @@ _HANDSHAKE_SECONDS = 10
 # peers of a daemon that starts again do not come all at once.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+# Turns of the loop before an acknowledgement that goes alone: the frames of one write of the daemon come out of the socket
+# one in a turn, and whoever waits for what they bring should act first (measured: 0.3 ms of an execution's 5).
+_TURNS_BEFORE_ACKNOWLEDGING = 3
 # How long what is due may take to be written when the notebook is closed.
 _FLUSH_SECONDS = 5
 # Requests that the daemon takes in order and that we have under way; it refuses more than 64 of one peer, and the rest are
@@ -40,10 +43,15 @@ _Loop: TypeAlias = Callable[[PeerSocket], Awaitable[None]]
 
 
 class _Pending:
-    """A request under way."""
+    """A request under way. `take` gets its result, `settled` is called whatever comes of it."""
 
-    def __init__(self, take: Callable[[dict[str, Any]], None] | None) -> None:
+    def __init__(
+        self,
+        take: Callable[[dict[str, Any]], None] | None = None,
+        settled: Callable[[], None] | None = None,
+    ) -> None:
         self.done = trio.Event()
+        self._settled = settled
         self.result: dict[str, Any] = {}
         self.error: NotebookError | None = None
         self._take = take
@@ -55,11 +63,16 @@ class _Pending:
             self.result = answer.result
             if self._take is not None:
                 self._take(answer.result)
-        self.done.set()
+        self._settle()
 
     def fail(self, error: NotebookError) -> None:
         self.error = error
+        self._settle()
+
+    def _settle(self) -> None:
         self.done.set()
+        if self._settled is not None:
+            self._settled()
 
 
 class Connection:
@@ -98,6 +111,7 @@ class Connection:
         self._abandoned = False
         self._loops = trio.CancelScope()
         self._woken = trio.Event()
+        self._urgent = False
         self._idle = trio.Event()
         self._changed = trio.Event()
         self._joined = trio.Event()
@@ -107,7 +121,8 @@ class Connection:
     # What the notebook calls.
 
     def wake(self) -> None:
-        """Says that there may be something to write."""
+        """Says that there is something to write."""
+        self._urgent = True
         self._woken.set()
 
     def changed(self) -> None:
@@ -201,6 +216,14 @@ class Connection:
         if pending.error is not None:
             raise pending.error
         return pending.result
+
+    def after_events(self, then: Callable[[], None]) -> None:
+        """Calls `then` when all that the daemon has said so far was heard, or never will be."""
+        if self.connected:
+            self._pending[self.session.request("barrier", {})] = _Pending(settled=then)
+            self.wake()
+        else:
+            then()
 
     def abandon(self, reason: str) -> None:
         """Ends the connection for good: there is nothing left to be connected to."""
@@ -322,9 +345,7 @@ class Connection:
             if received.joined:
                 self._joined.set()
             self._deliver(received)
-            # What this woke has its turn first: the acknowledgement is the least urgent thing to do.
-            await trio.lowlevel.checkpoint()
-            self.wake()
+            self._woken.set()
 
     async def _write_loop(self, socket: PeerSocket) -> None:
         while True:
@@ -335,6 +356,11 @@ class Connection:
                 self._idle.set()
                 await self._woken.wait()
                 self._woken = trio.Event()
+                turns = _TURNS_BEFORE_ACKNOWLEDGING
+                while turns and not self._urgent:
+                    turns -= 1
+                    await trio.lowlevel.checkpoint()
+                self._urgent = False
 
     def _deliver(self, received: Received) -> None:
         for complaint in received.complaints:

@@ -59,6 +59,10 @@ class Runtime(Protocol):
         """Takes an execution out of the queue."""
         ...
 
+    def after_events(self, then: Callable[[], None]) -> None:
+        """Calls `then` when all that the daemon has said so far was heard, or never will be."""
+        ...
+
 
 class Execution:
     """One run of one cell.
@@ -73,6 +77,8 @@ class Execution:
         self.cell_id = cell_id
         # The daemon has it in its queue, so the document knows it, until it is forgotten long after its end.
         self.accepted = False
+        # The document says that it has ended, and the event is waited for.
+        self.awaits_event = False
         self._runtime = runtime
         self._ended = trio.Event()
         self._status: str | None = None
@@ -143,11 +149,12 @@ class OpenExecutions:
         execution = self._open.get(str(event.params.get("execution_id")))
         if event.method != "execution_done" or execution is None:
             return
-        heads = None
-        if event.params.get("runtime") == self._runtime.runtime_id:
-            heads = heads_from_hex(event.params.get("heads", []))
-        count = event.params.get("execution_count")
-        self._finish(execution, str(event.params.get("status")), count if isinstance(count, int) else None, heads)
+        replica = self._runtime.runtime_replica
+        outputs = read_outputs(replica, execution)
+        if outputs is None and event.params.get("runtime") == self._runtime.runtime_id:
+            outputs = read_outputs(replica, execution, heads_from_hex(event.params.get("heads", [])))
+        status, count = str(event.params.get("status")), event.params.get("execution_count")
+        self._finish(execution, status, count, outputs)
 
     def runtime_moved(self) -> None:
         """The other way: events may be dropped on the way to a slow peer, and what the document says counts."""
@@ -168,28 +175,42 @@ class OpenExecutions:
             execution.fail(error)
         self._open.clear()
 
-    def _look_up(self, execution: Execution) -> None:
+    def _look_up(self, execution: Execution, *, is_last: bool = False) -> None:
         replica = self._runtime.runtime_replica
         status = read_status(replica, execution.id)
         if status in FINAL:
+            outputs = read_outputs(replica, execution)
+            if outputs is None and not is_last:
+                # The next execution of the cell is here already; the event, if it comes, says where to look.
+                if not execution.awaits_event:
+                    execution.awaits_event = True
+                    self._runtime.after_events(lambda: self._look_up_last(execution))
+                return
             entry = _entry(replica, execution.id)
             count = None if entry is None else replica.get(entry, "execution_count")
-            self._finish(execution, status or "", count[0] if count and isinstance(count[0], int) else None, None)
+            self._finish(execution, status or "", None if count is None else count[0], outputs)
         elif status is None and execution.accepted:
             self._open.pop(execution.id, None)
             execution.fail(
                 lambda: ConnectionLost("the daemon does not know of this execution any more; was it started again?")
             )
 
-    def _finish(self, execution: Execution, status: str, count: int | None, heads: Heads | None) -> None:
+    def _look_up_last(self, execution: Execution) -> None:
+        if execution.id in self._open:
+            self._look_up(execution, is_last=True)
+
+    def _finish(self, execution: Execution, status: str, count: object, outputs: list[Any] | None) -> None:
         self._open.pop(execution.id, None)
-        replica = self._runtime.runtime_replica
-        cell = read_cell(replica, execution.cell_id)
-        if heads is not None and (cell is None or cell.get("execution_id") != execution.id):
-            # The next execution of the cell is here already.
-            cell = read_cell(replica, execution.cell_id, heads)
-        outputs = cell.get("outputs") if cell is not None and cell.get("execution_id") == execution.id else None
-        execution.finish(status, count, outputs if isinstance(outputs, list) else [])
+        execution.finish(status, count if isinstance(count, int) else None, outputs or [])
+
+
+def read_outputs(replica: Replica, execution: Execution, heads: Heads | None = None) -> list[Any] | None:
+    """The manifests of an execution's cell; None where the cell shows another execution, or is gone."""
+    cell = read_cell(replica, execution.cell_id, heads)
+    if cell is None or cell.get("execution_id") != execution.id:
+        return None
+    outputs = cell.get("outputs")
+    return outputs if isinstance(outputs, list) else []
 
 
 def read_status(replica: Replica, execution_id: str) -> str | None:

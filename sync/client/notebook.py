@@ -333,6 +333,10 @@ class Notebook(KernelRequests):
         for stream in self._streams:
             stream.end(quietly=self._connection.closed)
 
+    def after_events(self, then: Callable[[], None]) -> None:
+        """Calls `then` when all that the daemon has said so far was heard, or never will be."""
+        self._connection.after_events(then)
+
     def notebook_heads(self) -> list[str]:
         """The heads of the notebook document's replica, in hex, as requests name them."""
         return heads_to_hex(self.notebook_replica.heads())

@@ -208,8 +208,8 @@ class Document:
         for piece in pieces:
             self.stream.terminal.write(piece)
 
-    def take(self, join_above: int | None = None) -> tuple[int, list[str]] | None:
-        edit = self.stream.take(join_above=join_above)
+    def take(self, join_above: int | None = None, *, release: bool = False) -> tuple[int, list[str]] | None:
+        edit = self.stream.take(join_above=join_above, release=release)
         if edit is None:
             return None
         first, segments = edit
@@ -272,7 +272,7 @@ def test_many_segments_are_joined_at_the_end_and_the_open_line_stays_open() -> N
         document.take()
     document.write("50%")
     assert document.take(join_above=64) == (0, ["".join(f"{number}\n" for number in range(100)), "50%"])
-    document.stream.release()
+    document.take(release=True)
     document.write("\r60%")
     assert document.take(join_above=64) == (1, ["60%"])
 
@@ -320,9 +320,16 @@ def test_segments_of_a_text_that_is_not_kept_stay_consistent(steps: list[tuple[s
     document = Document(kept=kept)
     for text, release in steps:
         document.write(text)
-        document.take(join_above=3)
+        document.take(join_above=3, release=release)
         terminal = document.stream.terminal
         start = terminal.kept_from
         assert "".join(document.segments)[start:] == terminal.text_from(start)
-        if release:
-            document.stream.release()
+
+
+def test_a_released_text_keeps_its_unfinished_line_open_whatever_its_length() -> None:
+    document = Document()
+    document.write("line\n", "w" * 2000)
+    document.take()
+    assert document.take(release=True) == (0, ["line\n", "w" * 2000])
+    document.write("\rX")
+    assert document.take(release=True) == (1, ["X" + "w" * 1999])

@@ -27,19 +27,23 @@ _HEADERS: Sequence[bytes] = (
     *(b"Sec-WebSocket-Key: x", b"Sec-WebSocket-Protocol: a, b", b"Sec-WebSocket-Extensions: permessage-deflate"),
     *(b"Authorization: Bearer " + TOKEN.encode(), b"Authorization: bearer", b"Authorization: Basic eDp5"),
     *(b"Origin: null", b"Origin: http://evil.example", b"Origin: http://127.0.0.1:8889", b"Host: evil.example"),
-    *(b"Cookie: notebookd-8889=x", b"Cookie: " + b"a=b; " * 900, b"Content-Length: 5", b"Content-Length: -1"),
-    *(b"Content-Length: 18446744073709551616", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked"),
-    *(b"Expect: 100-continue", b"Range: bytes=0-,-1,5-2", b"X: " + b"y" * 40_000, b": no name", b"No colon", b" folded"),
-    *(b"X-\xff: \xff", b"X: a\x00b", b"Host:", b"Accept-Encoding: *"),
+    *(b"Cookie: notebookd-8889=x", b"Cookie: " + b"a=b; " * 900, b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    *(b"Expect: 100-continue", b"Range: bytes=0-,-1,5-2", b"Accept-Encoding: *", b"X: \xff"),
+)
+_WRONG_HEADERS: Sequence[bytes] = (
+    *(b"Content-Length: -1", b"Content-Length: 18446744073709551616", b"Transfer-Encoding: gzip, chunked", b"Host:"),
+    *(b"X: " + b"y" * 40_000, b": no name", b"No colon", b" folded", b"X-\xff: \xff", b"X: a\x00b"),
 )
 _RIGHT = (b"Upgrade: websocket", b"Connection: Upgrade", *_HEADERS[4:5], *_HEADERS[6:7])
 
 
 def make_head(rng: Random) -> bytes:
     """The first bytes of a connection."""
-    lines = [b" ".join((rng.choice(_METHODS), rng.choice(_TARGETS), rng.choice(_VERSIONS)))]
-    lines += rng.choices((b"Host: 127.0.0.1:8889", b"Host: localhost"), k=rng.choice((1, 1, 1, 0, 2)))
+    method, version = choose(rng, (3, (b"GET", b"HTTP/1.1")), (1, (rng.choice(_METHODS), rng.choice(_VERSIONS))))
+    lines = [b" ".join((method, rng.choice(_TARGETS), version))]
+    lines += rng.choices((b"Host: 127.0.0.1:8889", b"Host: localhost"), k=choose(rng, (9, 1), (1, 0), (1, 2)))
     lines += rng.sample(_HEADERS, rng.choice((0, 0, 1, 2, 5)))
+    lines += rng.sample(_WRONG_HEADERS, choose(rng, (5, 0), (1, 1)))
     if rng.random() < 0.5:
         lines = [b"GET /sync HTTP/1.1", *lines[1:], *_RIGHT]
         if rng.random() < 0.5:
@@ -47,7 +51,7 @@ def make_head(rng: Random) -> bytes:
     end = choose(rng, (8, b"\r\n"), (1, b"\n"), (1, b"\r"))
     head = end.join(lines) + end * 2 + rng.choice((b"", b"hello", b"\x81\x05hello"))
     if rng.random() < 0.4:
-        head = damage(rng, head, (b"\r\n", b"\n", b":", b" ", b"\x00", *_HEADERS))
+        head = damage(rng, head, (b"\r\n", b"\n", b":", b" ", b"\x00", *_HEADERS, *_WRONG_HEADERS))
     return b"a" * 70_000 if rng.random() < 0.005 else head
 
 

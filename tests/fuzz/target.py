@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter, thread_time
+from traceback import format_exception
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ async def fuzz(target: Target[Any], seed: int, indexes: range, note: Callable[[i
         try:
             outcome = await target.feed(data)
         except BaseException as error:  # a panic of the core is no Exception; the run is over in any case
-            raise Finding(f"{again}: {type(error).__name__}: {error}\n{_excerpt(data)}") from error
+            raise Finding(f"{again}\n{_excerpt(data)}\n{''.join(format_exception(error))}") from error
         took = thread_time() - before
         if took > MAX_INPUT_SECONDS:
             raise Finding(f"{again}: {took:.2f} s of CPU\n{_excerpt(data)}")
