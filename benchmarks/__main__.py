@@ -20,21 +20,24 @@ from benchmarks.rows import ROWS
 
 async def _run(names: list[str], directory: Path, console: Console) -> list[Row]:
     rows: list[Row] = []
-    async with trio.open_nursery() as nursery, running_bench(directory) as bench:
-        nursery.start_soon(_end_at_signal, nursery.cancel_scope)
-        for name in names:
-            start = time.perf_counter()
-            rows += await ROWS[name](bench)
-            console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
-        nursery.cancel_scope.cancel()
+    measuring, watching = trio.CancelScope(), trio.CancelScope(shield=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_at_signal, measuring, watching)
+        with measuring:
+            async with running_bench(directory) as bench:
+                for name in names:
+                    start = time.perf_counter()
+                    rows += await ROWS[name](bench)
+                    console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+        watching.cancel()
     return rows
 
 
-async def _end_at_signal(scope: trio.CancelScope) -> None:
-    """Ctrl-C and `kill` end the run in order, with all that it started."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _end_at_signal(measuring: trio.CancelScope, watching: trio.CancelScope) -> None:
+    """Ctrl-C and `kill` end the run in order, with all that it started; also when they come twice, as from `timeout`."""
+    with watching, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
-            scope.cancel()
+            measuring.cancel()
 
 
 def main() -> None:

@@ -132,7 +132,6 @@ async def running_bench(directory: Path) -> AsyncIterator[Bench]:
     ):
         await floor.call("start", directory=str(directory))
         yield Bench(floor, peer, [first, second], daemon, directory, environment)
-        await floor.call("stop")
 
 
 def _ipynb(cells: Mapping[str, str], outputs: int) -> str:

@@ -43,9 +43,10 @@ class Floor:
         self._drain()
 
     def stop(self) -> None:
-        """Ends the kernel."""
-        self._client.stop_channels()
-        self._manager.shutdown_kernel(now=True)
+        """Ends the kernel, if there is one."""
+        if self._manager.has_kernel:
+            self._client.stop_channels()
+            self._manager.shutdown_kernel(now=True)
 
     def execute(self, code: str, count: int) -> list[float]:
         """Seconds from sending to reply and idle, for each of `count` executions one after another."""
@@ -120,5 +121,8 @@ class Floor:
 
 if __name__ == "__main__":
     floor = Floor()
-    commands = (floor.start, floor.stop, floor.execute, floor.prints, floor.displays)
-    serve({command.__name__: command for command in commands})
+    commands = (floor.start, floor.execute, floor.prints, floor.displays)
+    try:
+        serve({command.__name__: command for command in commands})
+    finally:
+        floor.stop()

@@ -13,11 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import trio
 
-import daemon.cli
 import daemon.supervisor
 from daemon.kernel_life import _Life
 from kernel_bridge import Kernel
@@ -26,64 +26,76 @@ from kernel_bridge import Kernel
 _WORST = 8
 
 
-class Pauses(trio.abc.Instrument):
-    """How long the loop was held: by each step of a task, and from one look at the sockets to the next.
+class Clock:
+    """Seconds in which this thread could have been seen at work: without those when it was ready and had no core.
 
-    Of a step also the CPU time: on a machine with more to do than cores, the rest is waiting for one.
+    Where the system does not tell (macOS), plain time.
     """
 
     def __init__(self) -> None:
-        self._collections = 0.0
-        self._collecting_since = 0.0
+        path = Path("/proc/thread-self/schedstat")
+        self._fd = os.open(path, os.O_RDONLY) if path.exists() else None
+
+    def now(self) -> float:
+        """From an arbitrary start."""
+        now = time.perf_counter()
+        if self._fd is None:
+            return now
+        return now - int(os.pread(self._fd, 100, 0).split()[1]) / 1e9
+
+
+class Pauses(trio.abc.Instrument):
+    """How long the loop was held: by each step of a task, and from one look at the sockets to the next."""
+
+    def __init__(self) -> None:
+        self._clock = Clock()
+        self._now = self._clock.now
         # It is installed in the middle of a step.
-        self._start, self._cpu = time.perf_counter(), time.thread_time()
+        self._start = self._round_start = self._collecting_since = self._now()
         gc.callbacks.append(self._collected)
         self._reset()
 
     def _reset(self) -> None:
+        self._collected_seconds = self._longest_round = 0.0
         self._steps = 0
-        self._worst: list[tuple[float, float, float, str]] = []
-        self._longest_round = 0.0
-        self._round_since: float | None = None
+        self._worst: list[tuple[float, float, str]] = []
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Trio calls it."""
-        self._collections = 0.0
-        self._cpu = time.thread_time()
-        self._start = time.perf_counter()
+        self._collected_seconds = 0.0
+        self._start = self._now()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Trio calls it."""
-        wall = time.perf_counter() - self._start
+        seconds = self._now() - self._start
         self._steps += 1
-        if len(self._worst) < _WORST or wall > self._worst[-1][0]:
-            self._worst.append((wall, time.thread_time() - self._cpu, self._collections, task.name))
+        if len(self._worst) < _WORST or seconds > self._worst[-1][0]:
+            self._worst.append((seconds, self._collected_seconds, task.name))
             self._worst.sort(reverse=True)
             del self._worst[_WORST:]
 
     def before_io_wait(self, timeout: float) -> None:
         """Trio calls it."""
-        if self._round_since is not None:
-            self._longest_round = max(self._longest_round, time.perf_counter() - self._round_since)
+        self._longest_round = max(self._longest_round, self._now() - self._round_start)
 
     def after_io_wait(self, timeout: float) -> None:
         """Trio calls it."""
-        self._round_since = time.perf_counter()
+        self._round_start = self._now()
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
-            self._collecting_since = time.perf_counter()
+            self._collecting_since = self._now()
         else:
-            self._collections += time.perf_counter() - self._collecting_since
+            self._collected_seconds += self._now() - self._collecting_since
 
     def report(self) -> dict[str, Any]:
-        """Steps, the longest of them with CPU and garbage collection in it (seconds), the longest round."""
+        """Steps, the longest of them with the garbage collection in it (seconds), the longest round."""
         said = {
             "steps": self._steps,
             "longest_round": self._longest_round,
             "worst": [
-                {"wall": wall, "cpu": cpu, "collecting": collecting, "task": name.rpartition(".")[2]}
-                for wall, cpu, collecting, name in self._worst
+                {"seconds": seconds, "collecting": collecting, "task": name}
+                for seconds, collecting, name in self._worst
             ],
         }
         self._reset()
@@ -136,9 +148,12 @@ def main() -> None:
             trio.lowlevel.add_instrument(pauses)
             await run_daemon(*arguments)
 
-        daemon.cli.run_daemon = run_watched
+        daemon.supervisor.run_daemon = run_watched
     signal.signal(signal.SIGUSR1, lambda *_: os.write(report_fd, json.dumps(watcher.report()).encode() + b"\n"))
-    daemon.cli.main()
+    # Imported last: it takes `run_daemon` from where it was just replaced.
+    from daemon.cli import main as run
+
+    run()
 
 
 if __name__ == "__main__":

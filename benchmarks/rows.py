@@ -242,10 +242,9 @@ async def pauses(bench: Bench) -> list[Row]:
     async def note(name: str) -> None:
         seen = await report()
         worst = seen["worst"][0]
-        row = Row(f"longest pause, {name}", "ms", 1e3 * worst["wall"], goal=20)
+        row = Row(f"longest pause, {name}", "ms", 1e3 * worst["seconds"], goal=20)
         row.notes.append(
-            f"{worst['task']}: {1e3 * worst['cpu']:.1f} ms of it on a core,"
-            f" {1e3 * worst['collecting']:.1f} ms collecting garbage;"
+            f"in {worst['task'].rpartition('.')[2]}, {1e3 * worst['collecting']:.1f} ms of it collecting garbage;"
             f" longest round of the loop {1e3 * seen['longest_round']:.1f} ms, {seen['steps']} steps"
         )
         row.details = seen

@@ -88,6 +88,8 @@ async def _named_by(room: "Room") -> set[str]:
     for comm_id in entry_ids(runtime, "comms"):
         named.update(blob_hashes(read_comm(runtime, comm_id)))
         await breathe()
+    for entry in (await room.past_widgets.entries()).values():
+        named.update(blob_hashes(entry))
     for cell in NotebookSchema.read_cells(room.notebook.replica):
         named.update(blob_hashes(cell.attachments))
         await breathe()

@@ -4,7 +4,8 @@ What queues or changes something is taken in order: one request that waits for i
 person needs at once (interrupt, restart, completion, ...) never waits behind them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from sync.core.identifiers import DocumentId
 from sync.core.jsonrpc import Request, RequestError, RequestInvalid, parse_request
 from sync.core.limits import MAX_REQUESTS_IN_FLIGHT
 from sync.core.mutations import UNSET
+from sync.writer import WriterEnded
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +27,22 @@ log = structlog.get_logger(__name__)
 MAX_ANSWERED = 10_000
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taken:
+    """A request on its way; `place` is what it holds in `Connection.in_flight`: its id, or for a notification anything."""
+
+    connection: Connection
+    document_id: DocumentId
+    request: Request
+    place: object
+
+
 class Dispatcher:
     """One for the daemon; `rooms` is the hub's, by notebook document."""
 
     def __init__(self, rooms: Mapping[DocumentId, Room]) -> None:
         self._rooms = rooms
-        self._lanes: dict[Connection, trio.MemorySendChannel[tuple[DocumentId, Request]]] = {}
+        self._lanes: dict[Connection, trio.MemorySendChannel[_Taken]] = {}
         self.requests = 0
 
     async def receive(self, connection: Connection, document_id: DocumentId, data: dict[str, Any]) -> None:
@@ -44,87 +56,99 @@ class Dispatcher:
                 connection.send_error(document_id, invalid.id, invalid)
             return
         self.requests += 1
+        taken = _Taken(connection, document_id, request, object() if request.id is UNSET else request.id)
+        if taken.place in connection.in_flight or request.id in connection.answered:
+            return
+        if len(connection.in_flight) >= MAX_REQUESTS_IN_FLIGHT:
+            if request.id is UNSET:
+                connection.tell("notifications are sent faster than they can be taken; some were dropped")
+            self._refuse(
+                taken, RequestError.too_many_requests(f"{MAX_REQUESTS_IN_FLIGHT} requests are in flight already")
+            )
+            return
+        connection.in_flight.add(taken.place)
         if request.id is not UNSET:
-            if request.id in connection.in_flight or request.id in connection.answered:
-                return
-            if len(connection.in_flight) >= MAX_REQUESTS_IN_FLIGHT:
-                error = RequestError.too_many_requests(f"{MAX_REQUESTS_IN_FLIGHT} requests are in flight already")
-                connection.send_error(document_id, request.id, error)
-                return
-            connection.in_flight.add(request.id)
             connection.answered[request.id] = None
             if len(connection.answered) > MAX_ANSWERED:
                 del connection.answered[next(iter(connection.answered))]
         method = METHODS.get(request.method)
         if method is not None and method.ordered:
-            try:
-                self._lane(connection).send_nowait((document_id, request))
-            except trio.WouldBlock:
-                # Only notifications can fill it: those with an id are bounded by their place in flight.
-                connection.tell("notifications are sent faster than they can be taken; some were dropped")
+            self._lane(connection).send_nowait(taken)
         else:
-            connection.nursery.start_soon(self._answer, connection, document_id, request)
+            connection.nursery.start_soon(self._answer, taken)
 
-    def _lane(self, connection: Connection) -> trio.MemorySendChannel[tuple[DocumentId, Request]]:
+    def _lane(self, connection: Connection) -> trio.MemorySendChannel[_Taken]:
         lane = self._lanes.get(connection)
         if lane is None:
-            # Room for all that may be in flight, and as many notifications.
-            lane, receive = trio.open_memory_channel[tuple[DocumentId, Request]](MAX_REQUESTS_IN_FLIGHT * 2)
+            # Room for all that may be in flight: it is never full.
+            lane, receive = trio.open_memory_channel[_Taken](MAX_REQUESTS_IN_FLIGHT)
             self._lanes[connection] = lane
             connection.nursery.start_soon(self._serve_lane, connection, receive)
         return lane
 
-    async def _serve_lane(
-        self, connection: Connection, requests: trio.MemoryReceiveChannel[tuple[DocumentId, Request]]
-    ) -> None:
+    async def _serve_lane(self, connection: Connection, requests: trio.MemoryReceiveChannel[_Taken]) -> None:
         try:
-            async for document_id, request in requests:
-                await self._answer(connection, document_id, request)
+            async for taken in requests:
+                await self._answer(taken)
         finally:
             del self._lanes[connection]
 
-    async def _answer(self, connection: Connection, document_id: DocumentId, request: Request) -> None:
+    async def _answer(self, taken: _Taken) -> None:
         """Runs one request up to its acceptance; a fault in it is that request's answer and nobody else's."""
-        try:
-            room, method = self._find(connection, document_id, request)
-            result = await method.handler(Call(room, connection), decode_params(method, request.params))
+
+        async def accept() -> None:
+            room, method = self._find(taken)
+            params = decode_params(method, taken.request.params)
+            with room.serving():
+                result = await method.handler(Call(room, taken.connection), params)
             if isinstance(result, Later):
-                connection.nursery.start_soon(self._finish, connection, room, request, result)
+                taken.connection.nursery.start_soon(self._finish, taken, room, result)
             else:
-                self._respond(connection, room, request, result)
+                self._respond(taken, room, result)
+
+        await self._guard(taken, accept)
+
+    async def _finish(self, taken: _Taken, room: Room, later: Later) -> None:
+        """The part after the acceptance."""
+
+        async def finish() -> None:
+            with room.serving():
+                result = await later.finish()
+            self._respond(taken, room, result)
+
+        await self._guard(taken, finish)
+
+    async def _guard(self, taken: _Taken, part: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await part()
         except RequestError as error:
-            self._refuse(connection, document_id, request, error)
+            self._refuse(taken, error)
+        except WriterEnded:
+            self._refuse(taken, RequestError.shutting_down())
         except Exception:
             # The policy line: a bug behind one request must not end the peer's connection, or the daemon.
-            log.exception("request failed", method=request.method, peer=connection.peer_id)
-            self._refuse(connection, document_id, request, RequestError.internal())
+            log.exception("request failed", method=taken.request.method, peer=taken.connection.peer_id)
+            self._refuse(taken, RequestError.internal())
 
-    async def _finish(self, connection: Connection, room: Room, request: Request, later: Later) -> None:
-        try:
-            self._respond(connection, room, request, await later.finish())
-        except RequestError as error:
-            self._refuse(connection, room.notebook.id, request, error)
-        except Exception:
-            # The same policy line, for the part after the acceptance.
-            log.exception("request failed", method=request.method, peer=connection.peer_id)
-            self._refuse(connection, room.notebook.id, request, RequestError.internal())
-
-    def _find(self, connection: Connection, document_id: DocumentId, request: Request) -> tuple[Room, Method]:
-        room = self._rooms.get(document_id)
+    def _find(self, taken: _Taken) -> tuple[Room, Method]:
+        room = self._rooms.get(taken.document_id)
         if room is None or room.closed:
             raise RequestError.not_found("notebook")
-        method = METHODS.get(request.method)
+        if room.closing:
+            raise RequestError.shutting_down()
+        method = METHODS.get(taken.request.method)
         if method is None:
-            raise RequestError.method_not_found(request.method)
-        if connection.role == "viewer" and not method.viewers:
-            raise RequestError.forbidden(f"a viewer may not call {request.method}")
+            raise RequestError.method_not_found(taken.request.method)
+        if taken.connection.role == "viewer" and not method.viewers:
+            raise RequestError.forbidden(f"a viewer may not call {taken.request.method}")
         return room, method
 
-    def _respond(self, connection: Connection, room: Room, request: Request, result: Result) -> None:
-        if request.id is not UNSET:
-            connection.finish_request(request.id)
-            room.runtime.respond(connection, request.id, result.value, cells=result.cells)
+    def _respond(self, taken: _Taken, room: Room, result: Result) -> None:
+        taken.connection.in_flight.discard(taken.place)
+        if taken.request.id is not UNSET:
+            room.runtime.respond(taken.connection, taken.request.id, result.value, cells=result.cells)
 
-    def _refuse(self, connection: Connection, document_id: DocumentId, request: Request, error: RequestError) -> None:
-        if request.id is not UNSET:
-            connection.send_error(document_id, request.id, error)
+    def _refuse(self, taken: _Taken, error: RequestError) -> None:
+        taken.connection.in_flight.discard(taken.place)
+        if taken.request.id is not UNSET:
+            taken.connection.send_error(taken.document_id, taken.request.id, error)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 MAX_FILE_BYTES = 512 * 1024 * 1024
 # How long a closing room may take to save and end its kernel; the stop ladder of a kernel takes up to 4 s.
 CLOSE_SECONDS = 15
+# Of these, for peers to take the last state; a peer that reads needs milliseconds.
+DRAIN_SECONDS = 1.0
 
 
 class Hub:
@@ -69,11 +72,13 @@ class Hub:
             for room in list(self._rooms.values()):
                 nursery.start_soon(self._close, room, save)
 
-    async def drain_connections(self) -> None:
-        """Waits until every connection has written what may be written to it now."""
-        async with trio.open_nursery() as nursery:
-            for connection in list(self.connections):
-                nursery.start_soon(connection.drain)
+    async def end_connections(self, seconds: float) -> None:
+        """Ends every connection; its peer gets what may be written now, if it takes it in so many seconds."""
+        connections = list(self.connections)
+        for connection in connections:
+            connection.finish(seconds)
+        for connection in connections:
+            await connection.ended.wait()
 
     @property
     def rooms(self) -> Mapping[DocumentId, Room]:
@@ -228,7 +233,7 @@ class Hub:
             blobs=self.blobs,
             runtime_dir=self._runtime_dir,
             kernel_env=kernel_environment(lambda key: key.startswith("NOTEBOOKD_")),
-            resolve=self.resolve,
+            resolve=partial(resolve_inside, root),
         )
         await self._nursery.start(self._run_room, room)
         self._rooms[room.notebook.id] = room
@@ -255,9 +260,16 @@ class Hub:
     async def _close(self, room: Room, save: bool) -> None:
         with trio.move_on_after(CLOSE_SECONDS) as scope:
             await room.close(save=save)
+            # When the room has ended, what its peers were not written yet is gone.
+            with trio.move_on_after(DRAIN_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    for subscriber in list(room.notebook.subscribers):
+                        if isinstance(subscriber, Connection):
+                            nursery.start_soon(subscriber.drain)
         if scope.cancelled_caught:
             log.error("room did not close in time; it is cancelled", room=room.id)
-            room.cancel()
+        room.cancel()
+        await room.ended.wait()
 
     def _info(self, room: Room) -> NotebookInfo:
         kernel = room.kernels.kernel

@@ -4,6 +4,7 @@ One task takes the commands in order. What happens to the executions is decided 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +31,8 @@ from kernel_bridge.core.messages import KernelMessage
 READY_SECONDS = 60
 # Commands come from people; more than a few waiting means that nobody reads the answers.
 MAX_COMMANDS = 64
+
+_CLOSED = "the notebook is being closed"
 
 log = structlog.get_logger(__name__)
 
@@ -104,22 +107,25 @@ class KernelSupervisor:
         self._runtime_dir = runtime_dir
         self._default_name = default_name
         self._deadline_moved = deadline_moved
+        self._chosen: str | None = None
         self._life: _Life | None = None
         self._launching: trio.CancelScope | None = None
+        self._wanted: Pending | None = None
+        self._last: Pending | None = None
         self._commands_send, self._commands_receive = trio.open_memory_channel[Pending](MAX_COMMANDS)
 
     # What the dispatcher calls.
 
     def launch_in_background(self) -> None:
         """Somebody wants to execute: a kernel is launched unless one runs or is on its way."""
-        if self.kernel is None and self._launching is None:
+        if self.kernel is None and (self._wanted is None or self._wanted.done.is_set()):
             try:
-                self.launch(None)
+                self._wanted = self._submit(KernelSupervisor._launch_wanted)
             except KernelUnavailable as busy:
                 log.warning("kernel not launched", reason=str(busy))
 
     def launch(self, name: str | None) -> "Pending":
-        """Wants this kernel (None: whichever runs, or the notebook's); another one is shut down first."""
+        """Wants this kernel (None: whichever runs or ran, or the notebook's); another one is shut down first."""
         return self._submit(KernelSupervisor._launch, name)
 
     def restart(self) -> "Pending":
@@ -131,6 +137,15 @@ class KernelSupervisor:
         """Ends the kernel; nothing if there is none."""
         self._give_up_launch()
         return self._submit(KernelSupervisor._shutdown)
+
+    async def close(self) -> None:
+        """Ends the kernel for good, ahead of all commands that wait: these and all later ones fail."""
+        if self._last is None:
+            self._last = Pending(KernelSupervisor._shutdown)
+            self._give_up_launch()
+            self._refuse_waiting()
+            self._commands_send.send_nowait(self._last)
+        await self._last.done.wait()
 
     def carry_out(self) -> None:
         """Does outside what the runtime decided."""
@@ -155,7 +170,14 @@ class KernelSupervisor:
                         msg_id=effect.execution.execution_id,
                     )
                 elif isinstance(effect, SendComm):
-                    kernel.send("shell", effect.msg_type, effect.content, msg_id=effect.msg_id, buffers=effect.buffers)
+                    kernel.send(
+                        "shell",
+                        effect.msg_type,
+                        effect.content,
+                        msg_id=effect.msg_id,
+                        metadata=effect.metadata,
+                        buffers=effect.buffers,
+                    )
                 else:
                     kernel.send("stdin", "input_reply", {"value": effect.value}, parent=effect.parent)
             except KernelGone:
@@ -167,16 +189,26 @@ class KernelSupervisor:
 
     async def run(self) -> None:
         """Takes commands until cancelled; a kernel that still runs then is killed with its process group."""
-        async with trio.open_nursery() as self._nursery:
-            async for command in self._commands_receive:
-                try:
-                    await command.action(self, command)
-                except KernelUnavailable as error:
-                    command.error = error
-                finally:
-                    command.done.set()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                async for command in self._commands_receive:
+                    command.error = KernelUnavailable(_CLOSED)  # if this task ends before the command does
+                    try:
+                        await command.action(self, command)
+                        command.error = None
+                    except KernelUnavailable as error:
+                        command.error = error
+                    finally:
+                        command.done.set()
+        finally:
+            if self._last is None:
+                self._last = Pending(KernelSupervisor._shutdown)
+                self._last.done.set()
+            self._refuse_waiting()
 
     def _submit(self, action: "_Action", name: str | None = None) -> "Pending":
+        if self._last is not None:
+            raise KernelUnavailable(_CLOSED)
         command = Pending(action, name)
         try:
             self._commands_send.send_nowait(command)
@@ -184,21 +216,33 @@ class KernelSupervisor:
             raise KernelUnavailable(f"{MAX_COMMANDS} kernel commands are waiting already") from None
         return command
 
+    def _refuse_waiting(self) -> None:
+        with suppress(trio.WouldBlock):
+            while True:
+                command = self._commands_receive.receive_nowait()
+                command.error = KernelUnavailable(_CLOSED)
+                command.done.set()
+
     def _give_up_launch(self) -> None:
         if self._launching is not None:
             self._launching.cancel()
 
     async def _launch(self, command: Pending) -> None:
-        name = command.name or (self.kernel.spec.name if self.kernel is not None else self._default_name())
+        name = command.name or self._name
         if self.kernel is not None:
             if self.kernel.spec.name == name:
                 return
             await self._end("shutdown")
         await self._start(name, restarting=False)
+        self._chosen = command.name or self._chosen
+
+    async def _launch_wanted(self, command: Pending) -> None:
+        if self.runtime.queue.queued:  # or a launch before this one failed, and ended what wanted it
+            await self._launch(command)
 
     async def _restart(self, command: Pending) -> None:
         del command
-        name = self._default_name() if self.kernel is None else self.kernel.spec.name
+        name = self._name
         await self._end("restart")
         await self._start(name, restarting=True)
 
@@ -206,7 +250,26 @@ class KernelSupervisor:
         del command
         await self._end("shutdown")
 
+    @property
+    def _name(self) -> str:
+        """Which kernelspec is meant where none is named."""
+        if self.kernel is not None:
+            return self.kernel.spec.name
+        return self._chosen or self._default_name()
+
     async def _start(self, name: str, *, restarting: bool) -> None:
+        with trio.CancelScope() as self._launching:
+            if self._last is not None:
+                self._launching.cancel()
+            try:
+                await self._launch_one(name, restarting=restarting)
+                return
+            finally:
+                self._launching = None
+        self._lost("shutdown")
+        raise KernelUnavailable("the launch was given up")
+
+    async def _launch_one(self, name: str, *, restarting: bool) -> None:
         try:
             spec = await trio.to_thread.run_sync(find_kernelspec, name)
         except NoSuchKernel as error:
@@ -214,23 +277,17 @@ class KernelSupervisor:
             raise KernelUnavailable(f"no kernelspec named {name!r}") from error
         self.runtime.kernel_starting(name, spec.language, restarting=restarting)
         life = _Life(self)
-        with trio.CancelScope() as self._launching:
-            try:
-                kernel: Kernel = await self._nursery.start(self._live, spec, life)
-            except KernelLaunchFailed as error:
-                self._lost("launch_failed", error.message, error.stderr)
-                raise KernelUnavailable(error.message, error.stderr) from error
-            finally:
-                self._launching = None
-            if life.over.is_set():
-                raise KernelUnavailable("the kernel ended right after its start")
-            self.kernel, self._life = kernel, life
-            log.info("kernel ready", kernel=name, pid=kernel.pid)
-            self.runtime.kernel_ready(kernel.info.language_info.name or spec.language, kernel.session)
-            self.carry_out()
-            return
-        self._lost("shutdown")
-        raise KernelUnavailable("the launch was given up")
+        try:
+            kernel: Kernel = await self._nursery.start(self._live, spec, life)
+        except KernelLaunchFailed as error:
+            self._lost("launch_failed", error.message, error.stderr)
+            raise KernelUnavailable(error.message, error.stderr) from error
+        if life.over.is_set():
+            raise KernelUnavailable("the kernel ended right after its start")
+        self.kernel, self._life = kernel, life
+        log.info("kernel ready", kernel=name, pid=kernel.pid)
+        self.runtime.kernel_ready(kernel.info.language_info.name or spec.language, kernel.session)
+        self.carry_out()
 
     async def _live(self, spec: KernelSpec, life: _Life, task_status: trio.TaskStatus[Kernel]) -> None:
         try:

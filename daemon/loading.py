@@ -3,8 +3,12 @@
 import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import trio
 
 from daemon.core.notebook_model import LoadedCell, LoadedNotebook
+from daemon.core.saved_widgets import parse_widget_state
 from sync.core.notebook_schema import Cell, CellsInsertion
 from sync.core.positions import RANDOM_SPACE, random_digits, spread
 from sync.core.urgency import Urgency
@@ -13,12 +17,20 @@ from sync.core.value_writing import encode_attachments
 if TYPE_CHECKING:
     from daemon.room import Room
 
+# A widget has some 30 operations, and 300 of them take a millisecond.
+WIDGETS_AT_ONCE = 50
+
 
 async def load_into(room: "Room", loaded: LoadedNotebook) -> None:
     """Writes the cells of a file into a room's documents, sources as text that merges, outputs as manifests.
 
-    A slice is one commit of each document; between two of them everything else has its turn.
+    A slice is one commit of each document; between two of them everything else has its turn. Widgets come first, so that no
+    output shows one that is not there.
     """
+    widgets = await trio.to_thread.run_sync(parse_widget_state, loaded.widget_state or {}, lambda: str(uuid4()))
+    for start in range(0, len(widgets), WIDGETS_AT_ONCE):
+        room.runtime.load_widgets(widgets[start : start + WIDGETS_AT_ONCE])
+        await room.writer.flush()
     positions = spread(len(loaded.cells), lambda: random_digits(random.randrange(RANDOM_SPACE)))
     prepared = []
     for cell, position in zip(loaded.cells, positions, strict=True):

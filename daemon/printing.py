@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.text import Text
 
 from daemon.core.show import CellLines
+from sync.client.cell import Cell
 from sync.client.executions import Execution
-from sync.client.notebook import Cell, Notebook
+from sync.client.notebook import Notebook
 
 ENDED = ("done", "error", "interrupted", "cancelled")
 _MARKS = {"done": "ok", "error": "failed", "interrupted": "interrupted", "cancelled": "did not run"}

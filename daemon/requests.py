@@ -24,7 +24,8 @@ from sync.core.identifiers import Heads, InvalidIdentifier, heads_from_hex
 from sync.core.jsonrpc import ErrorCode, RequestError
 from sync.core.limits import MAX_ID_CHARS, MAX_QUEUED_EXECUTIONS, MAX_SOURCE_BYTES
 from sync.core.notebook_schema import Cell, NotebookSchema
-from sync.writer import HeadsRefused, Recipient
+from sync.core.peer_changes import Recipient
+from sync.writer import HeadsRefused
 
 # The heads of a request come with the peer's next sync message; stock clients hold that back for 100 ms at most.
 HEADS_SECONDS = 10.0
@@ -234,13 +235,12 @@ async def cancel_execution(call: Call, params: CancelExecution) -> Result | Late
 @_method(ordered=False)
 async def interrupt(call: Call, params: NoParams) -> Result | Later:
     del params
-    kernel = _kernel(call.room)
-    execution_id = call.room.runtime.interrupt()
     try:
-        await kernel.interrupt()
+        await _kernel(call.room).interrupt()
     except KernelGone as gone:
         raise RequestError.no_kernel() from gone
-    return Result({"execution_id": execution_id})
+    # Nothing can happen between the signal, which is the last that `interrupt` does, and this: it names whom it met.
+    return Result({"execution_id": call.room.runtime.interrupt()})
 
 
 @_method(ordered=False)
@@ -267,7 +267,8 @@ async def clear_outputs(call: Call, params: ClearOutputs) -> Result | Later:
         for cell_id in params.cell_ids:
             if cell_id not in runtime.cells:
                 raise RequestError.not_found("cell")
-    return Result({"cell_ids": runtime.clear_outputs(params.cell_ids or room.cell_ids())}, cells=True)
+    cell_ids = room.cell_ids() if params.cell_ids is None else params.cell_ids
+    return Result({"cell_ids": runtime.clear_outputs(cell_ids)}, cells=True)
 
 
 @_method(ordered=True)
@@ -359,11 +360,14 @@ async def save_notebook(call: Call, params: SaveNotebook) -> Result | Later:
     async def finish() -> Result:
         await room.loaded.wait()
         try:
-            return Result(await room.save(path), cells=True)
+            # Accepted: a peer that leaves meanwhile has its file all the same.
+            with trio.CancelScope(shield=True):
+                saved = await room.save(path)
         except FileChanged as changed:
             raise RequestError.conflict(f"the file changed on disk: {changed.reason}") from changed
         except (OSError, BlobStoreError) as error:
             raise RequestError(ErrorCode.INTERNAL, f"the file could not be written: {error}") from error
+        return Result(saved, cells=True)
 
     return Later(finish)
 
@@ -377,6 +381,8 @@ async def barrier(call: Call, params: Barrier) -> Result | Later:
 
 async def _heads(call: Call, hex_heads: list[str] | None) -> Heads | None:
     if hex_heads is None:
+        # What the peer sent before the request is in the document that it means.
+        await call.room.writer.changes_taken()
         return None
     try:
         heads = heads_from_hex(hex_heads)
@@ -414,6 +420,8 @@ def _repeated(known: Execution, cell_id: str) -> Result:
 
 def _submit(room: Room, chosen: list[tuple[str, Cell]], *, run_id: str | None, stop_on_error: bool) -> None:
     runtime = room.runtime
+    if room.closing:  # since the request came; its wait for heads is over only now
+        raise RequestError.shutting_down()
     if len(runtime.queue.queued) + len(chosen) > MAX_QUEUED_EXECUTIONS:
         raise RequestError.too_many_requests(f"more than {MAX_QUEUED_EXECUTIONS} executions would be queued")
     for _, cell in chosen:

@@ -9,7 +9,8 @@ An error in one of the room's tasks closes this room alone: its documents become
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from daemon.files import FileStamp
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
 from daemon.saving import save_notebook
+from daemon.widget_reading import PastWidgets
 from sync.blobs import BlobStore, BlobStoreError
 from sync.compactor import run_compactor
 from sync.core.document import Document
 from sync.core.identifiers import Heads, document_id
+from sync.core.jsonrpc import RequestError
 from sync.core.mutations import SetFile
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
@@ -81,16 +84,20 @@ class Room:
         self.loaded = trio.Event()
         self.saved: tuple[Heads, int] | None = None
         self.stamp = stamp
-        self.widget_state = loaded.widget_state
+        self.past_widgets = PastWidgets(self.runtime_document)
         self.saving = trio.Lock()
         self.timestamp = timestamp
+        self.closing = False
         self.closed = False
+        # Why the documents do not hold all that is in the file; it is then never saved over.
+        self.load_error: str | None = None
         self._loaded_notebook: LoadedNotebook | None = loaded
         self._asked_kernel = kernel_name
         self._metadata = loaded.metadata
         self._gone_cells: dict[str, float] = {}
         self._deadline_moved = trio.Event()
         self._scope = trio.CancelScope()
+        self._serving: set[trio.CancelScope] = set()
         self.ended = trio.Event()
 
         schema = RuntimeSchema()
@@ -113,6 +120,7 @@ class Room:
             wake=self._wake,
         )
         self.runtime.on_notebook_changed = self._notebook_changed
+        self.runtime.on_widgets_gone = self.past_widgets.note
         self.writer = DocWriter(
             notebook=self.notebook,
             runtime=self.runtime_document,
@@ -165,10 +173,13 @@ class Room:
         finally:
             self.closed = True
             self.ended.set()
+            for scope in self._serving:
+                scope.cancel()
 
     async def close(self, *, save: bool) -> None:
-        """Saves if asked, ends the kernel and what is queued, lets peers have the last state, and ends the room."""
-        await self.kernels.shutdown().wait()
+        """Ends the kernel and what is queued, saves if asked, and commits the last state; `cancel` is what remains."""
+        self.closing = True
+        await self.kernels.close()
         await self.writer.flush()
         if save and self.changed:
             try:
@@ -176,8 +187,23 @@ class Room:
             except (OSError, BlobStoreError) as error:
                 # The room must end all the same; what it holds is what the file could not take.
                 log.exception("not saved at the end", room=self.id, path=self.shown_path, reason=str(error))
-        self._scope.cancel()
-        await self.ended.wait()
+            await self.writer.flush()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Requests wait in here for what the room has for them: its end is the end of their wait.
+
+        Raises:
+            RequestError: shutting_down, the room ended meanwhile.
+        """
+        with trio.CancelScope() as scope:
+            self._serving.add(scope)
+            try:
+                yield
+            finally:
+                self._serving.discard(scope)
+        if scope.cancelled_caught:
+            raise RequestError.shutting_down()
 
     def cancel(self) -> None:
         """Ends the room's tasks at once."""
@@ -186,11 +212,20 @@ class Room:
     async def _load(self) -> None:
         loaded, self._loaded_notebook = self._loaded_notebook, None
         if loaded is not None:
-            await load_into(self, loaded)
-        self.runtime.mutate(
-            [SetFile(status="ready", saved_notebook_heads=tuple(h.hex() for h in self.notebook.heads()))],
-            Urgency.URGENT,
-        )
+            try:
+                await load_into(self, loaded)
+            except BlobStoreError as error:
+                self.load_error = str(error)
+        await self.writer.flush()
+        if self.writer.unstored:
+            self.load_error = self.load_error or "outputs could not be stored"
+        if self.load_error is None:
+            heads = tuple(h.hex() for h in self.notebook.heads())
+            status = SetFile(status="ready", saved_notebook_heads=heads)
+        else:
+            log.error("notebook not loaded whole", room=self.id, path=self.shown_path, reason=self.load_error)
+            status = SetFile(status="read_only", error=f"not loaded whole, so it is not saved: {self.load_error}")
+        self.runtime.mutate([status], Urgency.URGENT)
         await self.writer.flush()
         self.saved = self.state
         self.loaded.set()
@@ -245,12 +280,12 @@ class Room:
     @property
     def changed(self) -> bool:
         """Whether the documents differ from the file."""
-        return self.loaded.is_set() and self.saved != self.state
+        return self.loaded.is_set() and self.load_error is None and self.saved != self.state
 
     @property
     def state(self) -> tuple[Heads, int]:
         """Which state of the notebook a file would have: the heads of what people wrote, and a count of output changes."""
-        return self.notebook.published_heads(), self.runtime.output_changes
+        return self.notebook.published_heads(), self.writer.file_changes
 
     def show(self, path: Path) -> str:
         """A path as peers see it."""

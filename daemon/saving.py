@@ -9,7 +9,10 @@ import trio
 
 from daemon.core.notebook_file import render_notebook
 from daemon.core.notebook_model import SavedCell, SavedNotebook
+from daemon.core.saved_widgets import render_widget_state
 from daemon.files import FileChanged, write_atomic
+from daemon.widget_reading import SLICE_SECONDS, read_widgets
+from sync.blobs import BlobStoreError
 from sync.core.identifiers import Heads, heads_to_hex
 from sync.core.mutations import SetFile
 from sync.core.notebook_schema import Cell, NotebookSchema
@@ -19,9 +22,6 @@ from sync.core.value_reading import blob_hashes, decode_attachments, decode_mani
 
 if TYPE_CHECKING:
     from daemon.room import Room
-
-# Reading is cut by the clock: what the loop can be without for once.
-SLICE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,11 @@ async def render_room(room: "Room") -> RenderedNotebook:
         if trio.current_time() >= pause:
             await trio.lowlevel.checkpoint()
             pause = trio.current_time() + SLICE_SECONDS
+    entries = [entry for _, entry in cells]
+    comms, blobs = await read_widgets(runtime, runtime_heads, room.past_widgets, entries, room.blobs)
     hashes = {found for cell, entry in cells for found in blob_hashes([cell.attachments or {}, entry])}
-    blobs = await room.blobs.read_all(hashes)
-    data = await trio.to_thread.run_sync(_render, metadata, cells, blobs, room.widget_state)
+    blobs |= await room.blobs.read_all(hashes - blobs.keys())
+    data = await trio.to_thread.run_sync(_render, metadata, cells, comms, blobs)
     return RenderedNotebook(data, notebook_heads, state)
 
 
@@ -67,6 +69,8 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
     async with room.saving:
         rendered = await render_room(room)
         own = path == room.path
+        if own and room.load_error is not None:
+            raise BlobStoreError(f"the notebook was not loaded whole: {room.load_error}")
         try:
             stamp = await write_atomic(path, rendered.data, expect=room.stamp if own else None)
         except FileChanged as changed:
@@ -86,8 +90,8 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
 def _render(
     metadata: dict[str, Any],
     cells: list[tuple[Cell, dict[str, Any]]],
+    comms: Mapping[str, Mapping[str, Any]],
     blobs: Mapping[str, bytes],
-    widget_state: dict[str, Any] | None,
 ) -> bytes:
     load = blobs.__getitem__
     saved = [
@@ -102,4 +106,5 @@ def _render(
         )
         for cell, entry in cells
     ]
+    widget_state = render_widget_state(comms, load)
     return render_notebook(SavedNotebook(metadata=metadata, cells=saved, widget_state=widget_state))

@@ -24,7 +24,7 @@ from daemon.config import Config
 from daemon.core.access import Access, AccessPolicy
 from daemon.front import open_front_listeners, serve_front
 from daemon.http_app import build_app
-from daemon.hub import Hub
+from daemon.hub import DRAIN_SECONDS, Hub
 from daemon.state_dir import StateDir
 from sync.blobs import BlobStore
 from sync.connection import serve_connection
@@ -35,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 # SIGTERM to exit: what service supervisors and people wait without a second thought.
 SHUTDOWN_SECONDS = 5.0
-# Of these, for peers to take the last state; a peer that reads needs milliseconds.
-DRAIN_SECONDS = 1.0
 
 
 async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[str, Any]], None]) -> None:
@@ -86,8 +84,7 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
                             await listener.aclose()
                         with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
                             await hub.close_all(save=True)
-                        with trio.move_on_after(DRAIN_SECONDS):
-                            await hub.drain_connections()
+                        await hub.end_connections(DRAIN_SECONDS)
                     if wave.cancelled_caught:
                         log.warning("the shutdown took too long; what was left is cut")
                     connections.cancel_scope.cancel()

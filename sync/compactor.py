@@ -1,6 +1,5 @@
 """Makes document chunks for peers that join, off the loop."""
 
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -37,10 +36,11 @@ async def _compact(document: Document) -> None:
     chunk = None
     with trio.move_on_after(COMPACT_SECONDS):
         done = await trio.run_process(
-            [sys.executable, "-m", "sync.compact"],
+            # -P: a json.py in the working directory, which is often a folder of notebooks, must not be imported.
+            [sys.executable, "-P", "-m", "sync.compact"],
             stdin=changes,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_stdout=True,
+            capture_stderr=True,
             check=False,
         )
         if done.returncode == 0:

@@ -1,10 +1,11 @@
-"""One WebSocket: handshake, a loop that reads, a loop that writes. It carries every document that its peer asks for.
+"""One WebSocket: a loop that reads, a loop that writes. It carries every document that its peer asks for.
 
 The reading loop never writes and the writing loop is the only one that does; between them stands the pure `Outbox`. What a
 document or a request means is the hub's business.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -15,38 +16,40 @@ from sync.core.changes import ChangeRejected, iterate_changes
 from sync.core.document import Document
 from sync.core.frames import (
     Ephemeral,
-    ErrorFrame,
     Frame,
     Join,
-    Peer,
     ProtocolError,
     Sync,
     decode_data,
     decode_frame,
     encode_data,
-    encode_frame,
 )
-from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, SessionId, parse_document_id
+from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, SessionId, automerge_url, parse_document_id
 from sync.core.jsonrpc import RequestError, error_response
 from sync.core.limits import (
     MAX_DOCUMENTS_PER_PEER,
+    MAX_ID_CHARS,
     MAX_JSONRPC_BYTES,
     MAX_RELAYED_BYTES,
+    MAX_REQUESTS_IN_FLIGHT,
+    MIB,
 )
 from sync.core.notices import Notice
 from sync.core.outbox import Outbox, OutboxFull
+from sync.core.rate_limit import RateLimit
 from sync.core.subscription import Subscription
 from sync.core.sync_message import SyncMessageInvalid, decode_sync_message
-from sync.websocket import PeerSocket, SocketClosed, SocketProtocolError
+from sync.handshake import LAST_WORDS_SECONDS, shake_hands
+from sync.websocket import PeerSocket, SocketClosed, SocketProtocolError, SocketStalled
 from sync.writer import DocWriter
 
-# A stock client sends `join` with its first packet; who takes longer than this does not speak the protocol.
-HANDSHAKE_SECONDS = 10
-# A peer that takes nothing of what is due to it for so long is gone, whatever TCP says.
+# A peer that takes nothing of what is due to it for so long is gone, whatever TCP says. A slow one takes a little.
 STALLED_SECONDS = 60
-
-# How long a peer that broke the protocol is given to take the frame that says so.
-LAST_WORDS_SECONDS = 1
+# A client opens the runtime document with the notebook, of which it reads the name; after this it never will.
+OPENING_SECONDS = 10
+# Presence is multiplied by the number of peers: a mouse moves 60 times a second, in a few hundred bytes each.
+RELAYED_BYTES_PER_SECOND = MIB // 4
+_RELAYED_BYTES = 1024  # what one counts for beside its own
 
 Role = Literal["editor", "viewer"]
 
@@ -89,11 +92,18 @@ class ConnectionStatistics:
     frames_sent: int = 0
     foreign_ephemerals: int = 0
     changes_dropped: int = 0
+    relays_dropped: int = 0
 
 
 @dataclass(eq=False)
 class Connection:
-    """The daemon's end of one peer's WebSocket. Hashable by identity: two connections with one peer id are two peers."""
+    """The daemon's end of one peer's WebSocket. Hashable by identity: two connections with one peer id are two peers.
+
+    Attributes:
+        in_flight: a place for each request that was taken and has no answer yet.
+        answered: ids of its newest requests, so that a repeat is not executed again.
+        ended: nothing is written any more.
+    """
 
     socket: PeerSocket
     hub: Hub
@@ -102,13 +112,20 @@ class Connection:
     outbox: Outbox
     nursery: trio.Nursery
     unread: list[bytes] = field(default_factory=list)
+    reading: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
     statistics: ConnectionStatistics = field(default_factory=ConnectionStatistics)
-    in_flight: set[str | int] = field(default_factory=set)
+    in_flight: set[object] = field(default_factory=set)
     answered: dict[str | int, None] = field(default_factory=dict)
     _woken: trio.Event = field(default_factory=trio.Event)
     _idle: trio.Event = field(default_factory=trio.Event)
     _told: set[str] = field(default_factory=set)
+    _relays: RateLimit = field(
+        default_factory=lambda: RateLimit(per_second=RELAYED_BYTES_PER_SECOND, burst=2 * RELAYED_BYTES_PER_SECOND)
+    )
+    _unopened: int = 0
     _closing: bool = False
+    _finishing: bool = False
 
     # What the doc-writer and the dispatcher call.
 
@@ -118,10 +135,37 @@ class Connection:
 
     def push(self, notice: Notice) -> None:
         """Queues an event or a response; a peer whose share of memory is full is dropped."""
+        if self.ended.is_set():
+            return
+        if notice.request_id is not None and len(notice.data) > MAX_JSONRPC_BYTES:
+            error = RequestError.too_large(f"the answer has {len(notice.data)} bytes, {MAX_JSONRPC_BYTES} are allowed")
+            self.send_error(notice.document_id, notice.request_id, error)
+            return
         try:
             self.outbox.push(notice)
         except OutboxFull:
             self.drop("it does not read what it asked for")
+            return
+        if notice.request_id is not None and self.outbox.unopened(notice) is not None:
+            if self._unopened < MAX_REQUESTS_IN_FLIGHT:
+                self._unopened += 1
+                self.nursery.start_soon(self._give_up_later, notice)
+            else:
+                self._give_up(notice)
+
+    async def _give_up_later(self, notice: Notice) -> None:
+        await trio.sleep(OPENING_SECONDS)
+        self._unopened -= 1
+        self._give_up(notice)
+
+    def _give_up(self, notice: Notice) -> None:
+        """Answers with an error where the response can't be written: it would come before the state that it speaks of."""
+        document_id = self.outbox.unopened(notice)
+        if document_id is not None and self.outbox.withdraw(notice):
+            error = RequestError.timeout(
+                f"it was done, but the answer speaks of {automerge_url(document_id)}: sync that document to get answers"
+            )
+            self.send_error(notice.document_id, notice.request_id, error)
 
     def may_write(self, document: Document) -> bool:
         """Whether the peer's changes to this document are taken; once they are not, they never will be."""
@@ -133,6 +177,8 @@ class Connection:
 
         A silently dropped change would orphan all later ones of the peer; so it must stop sending them.
         """
+        if not subscription.writable:
+            return
         subscription.make_read_only()
         log.warning("changes refused", peer=self.peer_id, document=subscription.document.id, reason=reason)
         self.tell(f"changes to {subscription.document.url} refused: {reason}; it is read-only for this connection")
@@ -145,14 +191,8 @@ class Connection:
 
     def send_error(self, document_id: DocumentId, request_id: str | int | None, error: RequestError) -> None:
         """Answers a request with an error, at once: it speaks of no state. No id: the request's could not be read."""
-        if request_id is not None:
-            self.finish_request(request_id)
         data = encode_data(error_response(request_id, self.peer_id, error))
         self._queue(lambda: self.outbox.push_ephemeral(document_id, data))
-
-    def finish_request(self, request_id: str | int) -> None:
-        """A request has its answer: its place is free, and its id stays known so that a repeat is not executed again."""
-        self.in_flight.discard(request_id)
 
     def counts(self) -> dict[str, int]:
         """What was counted on this connection, by name."""
@@ -164,7 +204,8 @@ class Connection:
 
     def document_closed(self, document_id: DocumentId) -> None:
         """The document is not served any more: the peer hears so, and what was held for it is gone."""
-        self.outbox.unsubscribe(document_id)
+        for request_id in self.outbox.unsubscribe(document_id):
+            self.send_error(document_id, request_id, RequestError.shutting_down())
         self._queue(lambda: self.outbox.push_unavailable(document_id))
 
     def drop(self, reason: str) -> None:
@@ -176,6 +217,8 @@ class Connection:
         self.nursery.cancel_scope.cancel()
 
     def _queue(self, push: Callable[[], None]) -> None:
+        if self.ended.is_set():
+            return
         try:
             push()
         except OutboxFull:
@@ -185,26 +228,42 @@ class Connection:
     # The two loops.
 
     async def write_loop(self) -> None:
-        """Writes whatever the outbox gives, one write per batch; a peer that stops reading is dropped."""
+        """Writes whatever the outbox gives, one write per batch, until `finish`; a peer that stops reading is dropped."""
         while True:
             frames = self.outbox.next_batch()
             if not frames:
                 self._idle.set()
+                if self._finishing:
+                    return
                 await self._woken.wait()
-                self._idle = trio.Event()
+                if self._idle.is_set():  # or somebody waits for it already
+                    self._idle = trio.Event()
                 self._woken = trio.Event()
                 continue
-            with trio.move_on_after(STALLED_SECONDS) as stalled:
-                await self.socket.send(frames)
-            if stalled.cancelled_caught:
+            try:
+                await self.socket.send(frames, patience=STALLED_SECONDS)
+            except SocketStalled:
                 self.drop(f"it took nothing for {STALLED_SECONDS} s")
+                raise
             self.statistics.frames_sent += len(frames)
 
     async def drain(self) -> None:
         """Waits until everything is written that may be written now."""
-        self._idle = trio.Event()
+        if self._idle.is_set():
+            self._idle = trio.Event()
         self.wake()
         await self._idle.wait()
+
+    def finish(self, seconds: float) -> None:
+        """Ends the connection when what may be written now is written; nothing more is read. `ended` tells when.
+
+        Args:
+            seconds: for the peer to take it, and to hang up.
+        """
+        self._finishing = True
+        self.nursery.cancel_scope.deadline = trio.current_time() + seconds
+        self.reading.cancel()
+        self.wake()
 
     async def read_loop(self) -> None:
         """Takes frames until the peer leaves.
@@ -217,6 +276,9 @@ class Connection:
             for data in self.unread:
                 self.statistics.frames_received += 1
                 await self._receive(decode_frame(data))
+                if len(self.unread) > 1:
+                    # Others' work in between: a peer can send many messages at once.
+                    await trio.lowlevel.checkpoint()
             self.unread = await self.socket.receive()
 
     async def _receive(self, frame: Frame) -> None:
@@ -245,8 +307,11 @@ class Connection:
         except SyncMessageInvalid as error:
             raise ProtocolError(f"sync message is malformed: {error}") from error
         subscription.receive(message)
+        if self.role == "viewer" and opened.writer is not None and not opened.document.has(message.heads):
+            # Told by the tail, a stock client keeps its changes to itself; its heads still say that there are some.
+            self.tell(f"changes to {opened.document.url} are not taken: this token may only read")
         if message.changes:
-            await self._receive_changes(opened, subscription, message.changes, message.heads)
+            await self._receive_changes(opened, subscription, message.changes)
         self.wake()
 
     def _document_id(self, text: str) -> DocumentId:
@@ -259,12 +324,10 @@ class Connection:
             raise ProtocolError(f"documentId is malformed: {error}") from error
 
     async def _receive_changes(
-        self, opened: OpenDocument, subscription: Subscription, blobs: tuple[bytes, ...], heads: tuple[bytes, ...]
+        self, opened: OpenDocument, subscription: Subscription, blobs: tuple[bytes, ...]
     ) -> None:
         if opened.writer is None or not subscription.writable:
             self.statistics.changes_dropped += 1
-            if opened.writer is not None and self.role == "viewer":
-                self.tell(f"changes to {opened.document.url} dropped: this token may only read")
             return
         try:
             changes = []
@@ -276,24 +339,37 @@ class Connection:
             self.refuse_changes(subscription, rejected.reason)
             opened.writer.changes_refused()
             return
-        await opened.writer.submit_changes(self, subscription, changes, heads)
+        await opened.writer.submit_changes(self, subscription, changes)
 
     async def _receive_ephemeral(self, frame: Ephemeral) -> None:
         if frame.sender_id != self.peer_id:
             # Stock repos broadcast every ephemeral again to all their other peers.
             self.statistics.foreign_ephemerals += 1
             return
-        if len(frame.data) > MAX_JSONRPC_BYTES:
-            raise ProtocolError(f"an ephemeral message of more than {MAX_JSONRPC_BYTES} bytes")
         document_id = self._document_id(frame.document_id)
         data = decode_data(frame.data)
         if isinstance(data, dict) and "jsonrpc" in data:
-            await self.hub.receive_request(self, document_id, data)
+            if len(frame.data) <= MAX_JSONRPC_BYTES:
+                await self.hub.receive_request(self, document_id, data)
+            else:
+                self._refuse_too_large(document_id, data)
             return
         opened = self.hub.find_document(document_id)
-        if opened is None or len(frame.data) > MAX_RELAYED_BYTES:
+        if opened is not None:
+            self._relay(opened.document, frame)
+
+    def _refuse_too_large(self, document_id: DocumentId, data: dict[Any, Any]) -> None:
+        request_id = data.get("id")
+        if type(request_id) is int or (type(request_id) is str and len(request_id) <= MAX_ID_CHARS):
+            error = RequestError.too_large(f"a request of more than {MAX_JSONRPC_BYTES} bytes")
+            self.send_error(document_id, request_id, error)
+
+    def _relay(self, document: Document, frame: Ephemeral) -> None:
+        size = len(frame.data)
+        if size > MAX_RELAYED_BYTES or not self._relays.take(_RELAYED_BYTES + size, trio.current_time()):
+            self.statistics.relays_dropped += 1
             return
-        for other in opened.document.subscribers:
+        for other in document.subscribers:
             if other is not self and isinstance(other, Connection):
                 other.relay(frame)
 
@@ -304,7 +380,7 @@ async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_
     Returns normally in all these cases: what one peer does never ends anything but its own connection.
     """
     try:
-        join, rest = await _handshake(socket, hub)
+        join, rest = await shake_hands(socket, hub.peer_id)
         async with trio.open_nursery() as nursery:
             outbox = Outbox(sender=hub.peer_id, target=PeerId(join.sender_id), session_id=session_id)
             connection = Connection(socket, hub, role, PeerId(join.sender_id), outbox, nursery, unread=rest)
@@ -315,12 +391,12 @@ async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_
                 nursery.start_soon(_write_until_end, connection)
                 await trio.sleep_forever()
             finally:
+                connection.ended.set()
                 hub.disconnected(connection)
                 for subscription in outbox.subscriptions.values():
                     subscription.document.subscribers.discard(connection)
                 log.info("peer left", peer=connection.peer_id)
     except (ProtocolError, SocketProtocolError) as error:
-        # Before the handshake is over there is nobody to address an `error` frame to.
         log.warning("handshake failed", reason=str(error))
     except SocketClosed:
         log.info("peer left during the handshake")
@@ -328,42 +404,25 @@ async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_
         socket.drop()
 
 
-async def _handshake(socket: PeerSocket, hub: Hub) -> tuple[Join, list[bytes]]:
-    """The peer's join, answered, and what it sent right behind it."""
-    with trio.move_on_after(HANDSHAKE_SECONDS):
-        messages = await socket.receive()
-        frame = decode_frame(messages[0])
-        if not isinstance(frame, Join):
-            raise ProtocolError("the first frame must be join")
-        if frame.supported_versions and "1" not in frame.supported_versions:
-            message = "this daemon speaks version 1 of the protocol"
-            await socket.send([encode_frame(ErrorFrame(hub.peer_id, frame.sender_id, message))])
-            raise ProtocolError(message)
-        await socket.send([encode_frame(Peer(hub.peer_id, frame.sender_id, "1", {"isEphemeral": False}))])
-        return frame, messages[1:]
-    raise ProtocolError(f"no join within {HANDSHAKE_SECONDS} s")
-
-
 async def _read_until_end(connection: Connection) -> None:
     try:
-        await connection.read_loop()
+        with connection.reading:
+            await connection.read_loop()
     except (ProtocolError, SocketProtocolError) as error:
         log.warning("protocol breach", peer=connection.peer_id, reason=str(error))
         connection.tell(str(error))
-        with trio.move_on_after(LAST_WORDS_SECONDS):
-            await connection.drain()
-        # Dropping with bytes unread would make TCP throw away what was just written.
-        await connection.socket.finish(LAST_WORDS_SECONDS)
+        connection.finish(LAST_WORDS_SECONDS)
     except SocketClosed:
         log.debug("socket closed", peer=connection.peer_id)
-    connection.nursery.cancel_scope.cancel()
+        connection.nursery.cancel_scope.cancel()
 
 
 async def _write_until_end(connection: Connection) -> None:
-    try:
+    with suppress(SocketClosed):
         await connection.write_loop()
-    except SocketClosed:
-        connection.nursery.cancel_scope.cancel()
+        # Dropping with bytes unread would make TCP throw away what was just written.
+        await connection.socket.finish(LAST_WORDS_SECONDS)
+    connection.nursery.cancel_scope.cancel()
 
 
 log = structlog.get_logger(__name__)

@@ -7,6 +7,8 @@ import trio
 
 # One read: holds any request head, and 16 MiB are 256 reads (the library's default, 4 KiB, makes them 4 096).
 READ_BYTES = 64 * 1024
+# A write is watched for progress in steps of this.
+_WRITE_BYTES = 256 * 1024
 # Bytes taken from the kernel for a peer while nobody asks for its messages; TCP holds back the rest.
 _READ_AHEAD_BYTES = 256 * 1024
 # What may come with one message of the permitted size: heads of its fragments, pings, and two reads of what follows it.
@@ -54,6 +56,8 @@ class CorkedStream(trio.abc.Stream):
         self._arrived = 0
         self._watched: trio.CancelScope | None = None
         self._patience = math.inf
+        self._pace = trio.CancelScope()
+        self._pace_seconds = math.inf
 
     # Writing.
 
@@ -66,7 +70,15 @@ class CorkedStream(trio.abc.Stream):
             self._held.append(bytes(data))
             data = b"".join(self._held)
             self._held.clear()
-        await self._transport.send_all(data)
+        view = memoryview(data)
+        for start in range(0, len(view), _WRITE_BYTES):
+            self._pace.deadline = trio.current_time() + self._pace_seconds
+            await self._transport.send_all(view[start : start + _WRITE_BYTES])
+
+    def paced(self, seconds: float) -> trio.CancelScope:
+        """A scope for writing, which ends when nothing is taken for so long."""
+        self._pace, self._pace_seconds = trio.CancelScope(), seconds
+        return self._pace
 
     async def wait_send_all_might_not_block(self) -> None:
         """As the transport has it."""
@@ -133,6 +145,8 @@ class CorkedStream(trio.abc.Stream):
             await self._ended.wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # they hung up first
+        except trio.BusyResourceError:
+            pass  # the library is answering a ping: then it ends without a word
 
     async def _park(self) -> None:
         self._resumed = trio.Event()

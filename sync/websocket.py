@@ -4,6 +4,7 @@ Nothing else in the project knows which library speaks the protocol, so that it 
 the TCP stream stands a stream of ours, see corked_stream.py.
 """
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +39,10 @@ _QUEUED_MESSAGES = 256
 
 class SocketClosed(Exception):
     """The connection is over: the other end left, or this one dropped it."""
+
+
+class SocketStalled(SocketClosed):
+    """The other end took nothing for too long; the connection was dropped."""
 
 
 class SocketProtocolError(Exception):
@@ -108,12 +113,17 @@ class PeerSocket:
             return message
         raise SocketProtocolError(self._stream.breach)
 
-    async def send(self, messages: Sequence[bytes]) -> None:
+    async def send(self, messages: Sequence[bytes], *, patience: float = math.inf) -> None:
         """Sends the messages with one write to the stream. One caller at a time.
 
         If it is cancelled the connection is dropped, since half a frame may be out.
 
+        Args:
+            messages: in order.
+            patience: how many seconds the other end may take for 256 KiB.
+
         Raises:
+            SocketStalled: it took nothing for so long.
             SocketClosed: the other end is gone.
             trio.BusyResourceError: another task is sending.
         """
@@ -126,12 +136,15 @@ class PeerSocket:
         self._sending = True
         complete = False
         try:
-            self._stream.corked = True
-            for message in messages[:-1]:
-                await self._connection.send_message(message)
-            self._stream.corked = False
-            await self._connection.send_message(messages[-1])
-            complete = True
+            with self._stream.paced(patience) as pace:
+                self._stream.corked = True
+                for message in messages[:-1]:
+                    await self._connection.send_message(message)
+                self._stream.corked = False
+                await self._connection.send_message(messages[-1])
+                complete = True
+            if pace.cancelled_caught:
+                raise SocketStalled(f"nothing was taken for {patience:g} s")
         except ConnectionClosed as closed:
             raise SocketClosed(str(closed.reason)) from None
         except LocalProtocolError as error:

@@ -3,28 +3,31 @@
 Producers put what they want into a bounded, coalescing source and wake the writer; peers' changes come through
 `submit_changes`. One step takes all of it, stores blobs, commits once to each document, publishes, and only then hands
 events and responses on, stamped with the heads of that commit. So nothing can speak of a state before its commit.
+
+What a step took belongs together; what comes while it stores blobs is the next one's. When the writer ends, whoever waits
+for it hears so, and requests whose answers it had are refused.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import structlog
 import trio
 
-from sync.blobs import BlobStore
+from sync.blobs import BlobStore, BlobStoreError
 from sync.core.binding import Transaction
-from sync.core.change_log import LoggedChange, missing_dependencies
 from sync.core.changes import CheckedChange
-from sync.core.document import ChangesRefused, Document, Subscriber
+from sync.core.document import Document
 from sync.core.frames import encode_data
-from sync.core.identifiers import ActorId, ChangeHash, Heads, heads_to_hex
-from sync.core.jsonrpc import event, response
-from sync.core.limits import MAX_DOCUMENT_OPS, MAX_PENDING_CHANGES
+from sync.core.identifiers import ChangeHash, Heads, heads_to_hex
+from sync.core.jsonrpc import RequestError, event, response
 from sync.core.mutations import Mutation
 from sync.core.notices import Notice
+from sync.core.peer_changes import PeerChanges, Recipient, groups
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.subscription import Subscription
+from sync.core.unstored import without_blobs
 from sync.core.urgency import Urgency
 from sync.core.values import prepare, raw_size
 
@@ -33,6 +36,10 @@ from sync.core.values import prepare, raw_size
 COMMIT_INTERVAL = 0.016
 # Hashing and encoding this much takes about a millisecond; more is prepared in a thread.
 PREPARE_INLINE_BYTES = 128 * 1024
+# Peers' changes are applied for so long in one step; then what waits beside them has its turn.
+CHANGES_SECONDS = 0.010
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class PendingEvent:
 class PendingResponse:
     """The result of a request, for one peer."""
 
-    recipient: Subscriber
+    recipient: Recipient
     request_id: str | int
     result: dict[str, Any]
     cells: bool = False
@@ -56,11 +63,12 @@ class PendingResponse:
 
 @dataclass(slots=True)
 class Batch:
-    """What a source held: applied in order, in one commit."""
+    """What a source held: applied in order, in one commit. `changes_file`: a notebook file would hold something else."""
 
     mutations: list[Mutation] = field(default_factory=list)
     notices: list[PendingEvent | PendingResponse] = field(default_factory=list)
     notebook_writes: list[Callable[[Transaction], None]] = field(default_factory=list)
+    changes_file: bool = False
 
 
 class Source(Protocol):
@@ -75,26 +83,6 @@ class Source(Protocol):
         ...
 
 
-class Recipient(Subscriber, Protocol):
-    """A connection whose peer may change documents."""
-
-    def may_write(self, document: Document) -> bool:
-        """Whether the peer's changes to this document are taken; once they are not, they never will be."""
-        ...
-
-    def refuse_changes(self, subscription: Subscription, reason: str) -> None:
-        """The peer's changes can't be taken: its document becomes read-only, with one `error` frame."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _PeerChanges:
-    recipient: Recipient
-    subscription: Subscription
-    changes: Sequence[CheckedChange]
-    heads: Heads
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _HeadsWaiter:
     peer: Recipient
@@ -104,6 +92,10 @@ class _HeadsWaiter:
 
 class HeadsRefused(Exception):
     """The awaited heads name a change that was refused: it will never come."""
+
+
+class WriterEnded(Exception):
+    """The room is over: nothing more is committed."""
 
 
 class DocWriter:
@@ -127,6 +119,10 @@ class DocWriter:
         self.runtime = runtime
         self.schema = schema
         self.commits = 0
+        # How often what a notebook file holds of the runtime document changed, as far as it is published.
+        self.file_changes = 0
+        # Commits that had to leave out values which the blob store refused.
+        self.unstored = 0
         self._source = source
         self._blobs = blobs
         self._epoch = epoch
@@ -135,12 +131,12 @@ class DocWriter:
         self._woken = trio.Event()
         self._waits_since = 0.0
         self._last_commit = -COMMIT_INTERVAL
-        self._incoming: deque[_PeerChanges] = deque()
-        self._room_for_changes = trio.Condition()
+        self._changes = PeerChanges(notebook)
         self._step_done = trio.Event()
         self._heads_waiters: list[_HeadsWaiter] = []
-        self._in_step = False
-        self._refused: deque[ChangeHash] = deque(maxlen=_REMEMBERED_REFUSALS)
+        self._batch: Batch | None = None
+        self._ended = False
+        self._disk_refuses = False
 
     def wake(self, urgency: Urgency) -> None:
         """Says that the source holds something."""
@@ -151,30 +147,60 @@ class DocWriter:
             self._woken.set()
 
     async def submit_changes(
-        self, recipient: Recipient, subscription: Subscription, changes: Sequence[CheckedChange], heads: Heads
+        self, recipient: Recipient, subscription: Subscription, changes: Sequence[CheckedChange]
     ) -> None:
-        """Queues a peer's checked changes; waits while too many are queued. They are published with the next commit."""
-        while len(self._incoming) >= MAX_PENDING_CHANGES:
-            await self._step_done.wait()
-        self._incoming.append(_PeerChanges(recipient, subscription, changes, heads))
-        self.wake(Urgency.NORMAL)
+        """Queues a peer's checked changes; waits while too many are queued. They are published with the next commit.
+
+        Those of a room that is over are gone, as the peer hears by its document becoming unavailable.
+        """
+        for group in groups(changes):
+            while self._changes.is_full and not self._ended:
+                await self._step_done.wait()
+            if self._ended:
+                return
+            self._changes.add(recipient, subscription, group)
+            self.wake(Urgency.NORMAL)
+
+    async def changes_taken(self) -> None:
+        """Returns once the changes that peers submitted before are in the notebook document, or refused.
+
+        Raises:
+            WriterEnded: they never will be.
+        """
+        submitted = self._changes.submitted
+        while self._changes.taken < submitted:
+            self.wake(Urgency.URGENT)
+            await self._next_step()
 
     async def flush(self) -> None:
-        """Waits until everything that is queued now is committed and published."""
+        """Waits until everything that is queued now is committed and published.
+
+        Raises:
+            WriterEnded: it never will be.
+        """
         self.wake(Urgency.URGENT)
         # A step that is under way may have drained the source before this call; the one after it has not.
-        for _ in range(2 if self._in_step else 1):
+        for _ in range(1 if self._batch is None else 2):
+            await self._next_step()
+
+    async def _next_step(self) -> None:
+        if not self._ended:
             await self._step_done.wait()
+        if self._ended:
+            raise WriterEnded
 
     async def wait_for_heads(self, heads: Heads, peer: Recipient) -> None:
         """Returns once the notebook document holds all of `heads`, which `peer` named.
 
         Raises:
             HeadsRefused: one of them was refused, or is missing and changes of this peer are not taken.
+            WriterEnded: the room ended meanwhile.
         """
         waiter = _HeadsWaiter(peer, {change_hash for change_hash in heads if change_hash not in self.notebook.log})
         if not waiter.missing:
             return
+        if self._ended:
+            raise WriterEnded
         if not self._can_come(waiter):
             raise HeadsRefused
         self._heads_waiters.append(waiter)
@@ -183,7 +209,7 @@ class DocWriter:
         finally:
             self._heads_waiters.remove(waiter)
         if waiter.missing:
-            raise HeadsRefused
+            raise WriterEnded if self._ended else HeadsRefused
 
     def changes_refused(self) -> None:
         """A peer's changes were refused before they came here: who waits for them need not."""
@@ -195,9 +221,23 @@ class DocWriter:
 
     async def run(self) -> None:
         """Commits until cancelled."""
-        while True:
-            await self._work()
-            await self._step()
+        try:
+            while True:
+                await self._work()
+                await self._step()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nobody may wait for what never comes."""
+        self._ended = True
+        self._step_done.set()
+        for waiter in self._heads_waiters:
+            waiter.done.set()
+        left = [] if self._batch is None else self._batch.notices
+        for notice in [*left, *self._source.drain().notices]:
+            if isinstance(notice, PendingResponse):
+                notice.recipient.send_error(self.notebook.id, notice.request_id, RequestError.shutting_down())
 
     async def _work(self) -> None:
         """Waits until there is something to commit and its time has come."""
@@ -215,19 +255,17 @@ class DocWriter:
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _step(self) -> None:
-        self._in_step = True
         self._urgency = Urgency.NONE
         self._woken = trio.Event()
-        if self._incoming:
+        if self._changes.waiting:
             self._take_changes()
-        batch = self._source.drain()
+        self._batch = batch = self._source.drain()
         if batch.mutations:
             await self._commit_runtime(batch.mutations)
         if batch.notebook_writes:
             self._commit_notebook(batch.notebook_writes)
-        self._last_commit = trio.current_time()
         self._publish(batch)
-        self._in_step = False
+        self._batch = None
         done, self._step_done = self._step_done, trio.Event()
         done.set()
 
@@ -237,6 +275,7 @@ class DocWriter:
                 write(transaction)
 
         self.notebook.commit(write_all)
+        self._changes.catch_up()
 
     async def _commit_runtime(self, mutations: Sequence[Mutation]) -> None:
         if raw_size(mutations) > PREPARE_INLINE_BYTES:
@@ -244,8 +283,17 @@ class DocWriter:
         else:
             prepared, blobs = prepare(mutations)
         if blobs:
-            # Only the runtime document names them, and it ends with the daemon: no fsync.
-            await self._blobs.put_all(blobs, durable=False)
+            try:
+                # Only the runtime document names them, and it ends with the daemon: no fsync.
+                await self._blobs.put_all(blobs, durable=False)
+                self._disk_refuses = False
+            except BlobStoreError as error:
+                # A full disk ends no kernel and no room: the outputs say that they are lost.
+                if not self._disk_refuses:
+                    log.error("values could not be stored", room=self.notebook.id, reason=str(error))
+                self._disk_refuses = True
+                self.unstored += 1
+                prepared = without_blobs(prepared, str(error))
 
         def write(transaction: Transaction) -> None:
             self.schema.apply(transaction, prepared)
@@ -255,18 +303,21 @@ class DocWriter:
 
     def _publish(self, batch: Batch) -> None:
         moved = [document for document in (self.runtime, self.notebook) if document.publish()]
+        if moved:
+            self._last_commit = trio.current_time()
+        self.file_changes += batch.changes_file
         everyone = list(self.notebook.subscribers)
         for notice in batch.notices:
             if isinstance(notice, PendingEvent):
                 self._seq += 1
                 params = {**notice.params, "epoch": self._epoch, "seq": self._seq, **self._stamp(cells=notice.cells)}
-                out = self._notice(event(notice.method, params), cells=notice.cells, droppable=True)
+                out = self._notice(event(notice.method, params), notice)
                 for subscriber in everyone:
                     subscriber.push(out)
             else:
                 result = {**self._stamp(cells=notice.cells), **notice.result}
                 message = response(notice.request_id, notice.recipient.peer_id, result)
-                notice.recipient.push(self._notice(message, cells=notice.cells, droppable=False))
+                notice.recipient.push(self._notice(message, notice))
                 notice.recipient.wake()
         for document in moved:
             document.wake_subscribers()
@@ -282,57 +333,26 @@ class DocWriter:
             stamp["notebook_heads"] = heads_to_hex(self.notebook.published_heads())
         return stamp
 
-    def _notice(self, message: dict[str, Any], *, cells: bool, droppable: bool) -> Notice:
+    def _notice(self, message: dict[str, Any], pending: PendingEvent | PendingResponse) -> Notice:
         requires = [(self.runtime.id, self.runtime.published)]
-        if cells:
+        if pending.cells:
             requires.append((self.notebook.id, self.notebook.published))
-        return Notice(self.notebook.id, tuple(requires), encode_data(message), droppable)
+        request_id = pending.request_id if isinstance(pending, PendingResponse) else None
+        return Notice(self.notebook.id, tuple(requires), encode_data(message), request_id is None, request_id)
 
     def _take_changes(self) -> None:
-        structure = taken = False
-        while self._incoming:
-            item = self._incoming.popleft()
-            changes = [change for change in item.changes if change.hash not in self.notebook.log]
-            try:
-                if changes and self._apply(item, changes):
-                    taken = True
-                    structure = structure or any(change.touches_maps for change in changes)
-            except ChangesRefused as refused:
-                self._refused.extend(change.hash for change in changes)
-                item.recipient.refuse_changes(item.subscription, refused.reason)
-            item.subscription.note_heads(item.heads)
-            item.recipient.wake()
+        applied = structure = False
+        pause = trio.current_time() + CHANGES_SECONDS
+        while self._changes.waiting:
+            taken = self._changes.take()
+            applied = applied or bool(taken)
+            structure = structure or any(change.touches_maps for change in taken)
+            if trio.current_time() >= pause and self._changes.waiting:
+                self.wake(Urgency.NORMAL)
+                break
         self._release_waiters()
-        if taken:
+        if applied:
             self._source.notebook_changed(structure=structure)
-
-    def _apply(self, item: _PeerChanges, changes: Sequence[CheckedChange]) -> bool:
-        document = self.notebook
-        logged = [LoggedChange(c.hash, c.deps, c.chunk, c.max_op, item.subscription.origin) for c in changes]
-        missing = missing_dependencies(document.log, logged)
-        if missing:
-            if any(change_hash in self._refused for change_hash in missing):
-                raise ChangesRefused("the change builds on one that was refused")
-            item.subscription.need(missing)
-            return False
-        seqs: dict[ActorId, int] = {}
-        above: dict[ChangeHash, int] = {}
-        for change in changes:
-            if document.owns_actor(change.actor):
-                raise ChangesRefused("the change claims the daemon's own actor id")
-            expected = seqs.get(change.actor, document.next_seq(change.actor))
-            if change.seq != expected:
-                raise ChangesRefused(f"the change has sequence number {change.seq}, {expected} was expected")
-            seqs[change.actor] = change.seq + 1
-            behind = max((above.get(dep) or document.log.max_op([dep]) for dep in change.deps), default=0)
-            if change.start_op <= behind:
-                # Operations with numbers that are taken would name other objects than their author means.
-                raise ChangesRefused(f"the change starts at operation {change.start_op}, but builds on {behind}")
-            above[change.hash] = change.max_op
-        if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
-            raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")
-        document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
-        return True
 
     def _release_waiters(self) -> None:
         for waiter in self._heads_waiters:
@@ -341,9 +361,4 @@ class DocWriter:
                 waiter.done.set()
 
     def _can_come(self, waiter: _HeadsWaiter) -> bool:
-        return waiter.peer.may_write(self.notebook) and not any(h in self._refused for h in waiter.missing)
-
-
-# Hashes of refused changes, so that a request that waits for one fails at once; a peer that was refused is read-only
-# from then on, so only the newest matter.
-_REMEMBERED_REFUSALS = 10_000
+        return waiter.peer.may_write(self.notebook) and not self._changes.has_refused(waiter.missing)

@@ -1,84 +1,105 @@
 """Comms as the document has them: who may write a widget's state, and what of it reaches the kernel.
 
 State has one writer. A peer's value is committed at once and forwarded; while the forwarded message is open, the kernel's
-own values of these traits are kept aside, since they may be older than what the peer just set (naive echo makes a
-slider jump back; measured, 17 to 37 times in one drag). It closes at its echo_update or its idle. What the kernel said
-after the echo, or while it worked on the message where it sends no echoes, is its correction, and stays.
+own values of these traits are not: they are older than what the peer just set (naive echo makes a slider jump back;
+measured, 17 to 37 times in one drag). It closes at its echo_update or its idle. What the kernel says after the echo, or, where
+it sends no echoes, while it works on that very message, is its correction, and stays.
 
 Per comm one message is forwarded and one is waiting at most, so that a busy kernel's shell queue stays short.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from sync.core.mutations import CloseComm, OpenComm, SetCommState
+from daemon.core.comm_buffers import State, join_buffers, split_buffers
+from daemon.core.comm_changes import CommChanges, value_size
+from sync.core.limits import MAX_ID_CHARS, MIB
+from sync.core.mutations import OpenComm
+from sync.core.plain import is_key
+from sync.core.value_writing import MAX_KEY_CHARS, MAX_KEYS
 
-WIDGET_TARGET = "jupyter.widget"
+WIDGET_TARGET: Final = "jupyter.widget"
 # Null there means "the theme's value"; a slider's Layout has 40 of them.
-_SPARSE_SUFFIXES = ("LayoutModel", "StyleModel")
+_SPARSE_SUFFIXES: Final = ("LayoutModel", "StyleModel")
 # The only copy of these is `comms[id].outputs`, and the capture.
-_OUTPUT_TRAITS = ("outputs", "msg_id")
-# After the kernel is idle, an echo or idle that has not come is lost.
-ECHO_GRACE_SECONDS = 2.0
-# Comms of one kernel: a thousand interactive widgets; beyond it they are not shown, and the kernel log says so.
-MAX_COMMS = 10_000
+OUTPUT_TRAITS: Final = frozenset({"outputs", "msg_id"})
 
-State: TypeAlias = dict[str, Any]
+# Comms of one kernel: 3 a widget; a late peer gets them all, and each is some 30 operations of the document.
+MAX_COMMS: Final = 10_000
+# Traits of all comms of one kernel: 40 each when all are taken; a fifth of what a document may hold.
+MAX_TRAITS: Final = 400_000
+# Big values of one comm, together: an uncompressed image of 4K is half of it, and every peer that looks fetches it.
+MAX_STATE_BYTES: Final = 64 * MIB
+# Closed comms whose ids are known. A message that comes after the close is at most as old as the kernel's queue is long.
+MAX_CLOSED: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class SendComm:
-    """Send this on shell: `msg_type` is comm_msg, comm_open or comm_close; buffers are those of `data`'s buffer_paths."""
+    """Send this on shell: `msg_type` is comm_msg, comm_open, comm_close or comm_info_request."""
 
     msg_id: str
     msg_type: str
     content: dict[str, Any]
     buffers: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CustomMessage:
-    """A custom message from the kernel: an event for all peers, never coalesced."""
-
-    comm_id: str
-    content: Any
-    buffers: tuple[bytes, ...]
-
-
-CommMutation: TypeAlias = OpenComm | SetCommState | CloseComm
+    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
-class _Trait:
-    """A trait that a peer set: the message that carried it, and the kernel's value that came meanwhile."""
+class _Held:
+    """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that."""
 
     msg_id: str
-    aside: Any = None
-    has_aside: bool = False
+    correction: Any = None
+    corrected: bool = False
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message of ours that the kernel has not dealt with. `echoed`: but it began to. `failed`: it raised."""
+
+    comm_id: str
+    echoed: bool = False
+    failed: bool = False
 
 
 @dataclass(slots=True)
 class Comm:
-    """One comm. `sent` is the message that the kernel has not answered; `waiting` is what to send after it."""
+    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it."""
 
     comm_id: str
     target_name: str
     model_name: str = ""
-    sparse: bool = False
     known: set[str] = field(default_factory=set)
-    open_traits: dict[str, _Trait] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+    held: dict[str, _Held] = field(default_factory=dict)
     sent: str | None = None
     waiting: State = field(default_factory=dict)
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether it speaks ipywidgets' protocol."""
+        return self.target_name == WIDGET_TARGET
 
     @property
     def is_output(self) -> bool:
         """Whether it is an Output widget."""
         return self.model_name == "OutputModel"
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a null that was never anything else is left out."""
+        return self.model_name.endswith(_SPARSE_SUFFIXES)
+
 
 class CommRegistry:
-    """The comms of one kernel. Methods return what is to be written; `take_sends` what is to be sent.
+    """The comms of one kernel. What the document is to have of it is in `changes`, what is to be sent in `take_sends`.
+
+    Attributes:
+        comms: those that are open, by id.
+        troubles: what could not be shown, for the kernel log; whoever takes the lines clears the list.
 
     Args:
         new_msg_id: makes ids for messages to the kernel.
@@ -86,115 +107,160 @@ class CommRegistry:
 
     def __init__(self, new_msg_id: Callable[[], str]) -> None:
         self.comms: dict[str, Comm] = {}
-        self.closed: set[str] = set()
+        self.changes = CommChanges()
+        self.troubles: list[str] = []
+        self._closed: dict[str, None] = {}
+        self._wanted: set[str] = set()
         self._new_msg_id = new_msg_id
         self._order = 0
+        self._traits = 0
         self._sends: list[SendComm] = []
-        self._open_messages: dict[str, str] = {}
+        self._open: dict[str, _Sent] = {}
+        self._in_trouble: set[str] = set()
 
     def take_sends(self) -> list[SendComm]:
         """Messages for the kernel, in order."""
         sends, self._sends = self._sends, []
         return sends
 
-    def owner(self, msg_id: str) -> str | None:
-        """The comm that a message of ours, still open, was for."""
-        return self._open_messages.get(msg_id)
+    def open_messages(self) -> list[str]:
+        """Ids of messages of ours that wait for their echo or idle, oldest first."""
+        return list(self._open)
 
-    @property
-    def has_open(self) -> bool:
-        """Whether a message of ours waits for its echo or idle."""
-        return bool(self._open_messages)
-
-    def open_message_ids(self) -> list[str]:
-        """Messages of ours that wait for their echo or idle."""
-        return list(self._open_messages)
+    def next_order(self) -> int:
+        """The number of the comm that is opened next."""
+        self._order += 1
+        return self._order
 
     # From the kernel.
 
-    def opened(
-        self, comm_id: str, target_name: str, data: Mapping[str, Any], buffers: Sequence[Any]
-    ) -> list[CommMutation]:
-        """comm_open; nothing for an id that is open or was closed (a comm id never comes back)."""
-        if comm_id in self.comms or comm_id in self.closed or len(self.comms) >= MAX_COMMS:
-            return []
-        state = _state_of(data, buffers) if target_name == WIDGET_TARGET else dict(data)
-        comm = Comm(comm_id, target_name, str(state.get("_model_name", "")))
-        comm.sparse = comm.model_name.endswith(_SPARSE_SUFFIXES)
-        self.comms[comm_id] = comm
-        self._order += 1
-        return [
-            OpenComm(
-                comm_id,
-                target_name,
-                str(state.get("_model_module", "")),
-                comm.model_name,
-                self._order,
-                self._shown(comm, state),
-            )
-        ]
+    def opened(self, comm_id: str, target_name: str, state: State) -> Comm | None:
+        """comm_open; None for an id that is open or was closed (a comm id never comes back), or that no document takes."""
+        if comm_id in self.comms or comm_id in self._closed or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
+            return None
+        if len(self.comms) >= MAX_COMMS:
+            self.trouble("", f"more than {MAX_COMMS} comms are open: the latest widgets are not shown")
+            return None
+        self._wanted.discard(comm_id)
+        comm = self.comms[comm_id] = Comm(comm_id, target_name, _text(state.get("_model_name")))
+        shown = self._shown(comm, state)
+        module = _text(state.get("_model_module"))
+        opened = OpenComm(comm_id, target_name, module, comm.model_name, self.next_order(), shown)
+        self._left_out(comm, self.changes.open(opened, comm.sizes))
+        return comm
 
-    def updated(self, comm_id: str, state: State) -> list[CommMutation]:
-        """An update of the kernel: traits that a peer's open message set are kept aside, the rest is written."""
+    def updated(self, comm_id: str, state: State, parent_msg_id: str) -> None:
+        """An update of the kernel: of a trait that a peer's open message carries, only that message's own correction counts."""
         comm = self.comms.get(comm_id)
         if comm is None:
-            return []
+            if comm_id in self._wanted:
+                self.opened(comm_id, WIDGET_TARGET, state)
+            return
         now = {}
-        for name, value in self._shown(comm, state).items():
-            waiting = comm.open_traits.get(name)
-            if waiting is None:
+        for name, value in state.items():
+            held = comm.held.get(name)
+            if held is None:
                 now[name] = value
-            else:
-                waiting.aside, waiting.has_aside = value, True
-        return [SetCommState(comm_id, now)] if now else []
+            elif parent_msg_id == held.msg_id:
+                held.correction, held.corrected = value, True
+        self._show(comm, now)
 
-    def echoed(self, comm_id: str, parent_msg_id: str) -> list[CommMutation]:
-        """The kernel's echo_update of a message of ours: what it said of these traits before is older, and is dropped."""
+    def echoed(self, comm_id: str, state: State, parent_msg_id: str) -> list[str]:
+        """The kernel's echo_update: it begins with a message; what it said of its traits before is older.
+
+        Returns:
+            The messages of ours that are answered by it, oldest first: the kernel takes them in order.
+        """
+        sent = self._open.get(parent_msg_id)
+        if sent is None or sent.comm_id != comm_id:
+            # Another client of this kernel set it.
+            self.updated(comm_id, state, parent_msg_id)
+            return []
+        answered = self._end_before(parent_msg_id)
+        sent.echoed = True
         comm = self.comms.get(comm_id)
-        if comm is None:
-            return []
-        for name in [name for name, trait in comm.open_traits.items() if trait.msg_id == parent_msg_id]:
-            del comm.open_traits[name]
-        self._answered(comm, parent_msg_id)
-        return []
+        if comm is not None:
+            for name in [name for name, held in comm.held.items() if held.msg_id == parent_msg_id]:
+                del comm.held[name]
+            self._answered(comm, parent_msg_id)
+        return [*answered, parent_msg_id]
 
-    def idle(self, msg_id: str) -> list[CommMutation]:
-        """The kernel is done with a message of ours; without an echo, what it said meanwhile is its correction."""
-        comm_id = self._open_messages.get(msg_id)
-        comm = None if comm_id is None else self.comms.get(comm_id)
-        if comm is None:
-            self._open_messages.pop(msg_id, None)
-            return []
-        corrections = {}
-        for name in [name for name, trait in comm.open_traits.items() if trait.msg_id == msg_id]:
-            trait = comm.open_traits.pop(name)
-            if trait.has_aside:
-                corrections[name] = trait.aside
-        self._answered(comm, msg_id)
-        return [SetCommState(comm.comm_id, corrections)] if corrections else []
+    def failed(self, msg_id: str) -> None:
+        """The kernel raised while it worked on a message: who knows what it took of it."""
+        sent = self._open.get(msg_id)
+        if sent is not None:
+            sent.failed = True
 
-    def closed_by(self, comm_id: str) -> list[CommMutation]:
-        """comm_close, from either side."""
+    def idle(self, msg_id: str) -> list[str]:
+        """The kernel is done with a message; returns those of ours that are over with it, oldest first."""
+        if msg_id not in self._open:
+            return []
+        over = self._end_before(msg_id)
+        self._end(msg_id)
+        return [*over, msg_id]
+
+    def give_up(self, msg_ids: Iterable[str]) -> list[str]:
+        """The echo and idle of these are lost; returns those that were still open. The kernel is asked how it is."""
+        lost = []
+        for msg_id in msg_ids:
+            sent = self._open.get(msg_id)
+            if sent is None:
+                continue
+            lost.append(msg_id)
+            sent.failed = not sent.echoed and sent.comm_id in self.comms and self.comms[sent.comm_id].sent == msg_id
+            self._end(msg_id, corrections=False)
+        return lost
+
+    def close(self, comm_id: str) -> bool:
+        """comm_close, from either side; False if there is no such comm."""
         comm = self.comms.pop(comm_id, None)
+        self._wanted.discard(comm_id)
         if comm is None:
-            return []
-        self.closed.add(comm_id)
+            return False
+        self._traits -= len(comm.known)
+        self._closed[comm_id] = None
+        if len(self._closed) > MAX_CLOSED:
+            del self._closed[next(iter(self._closed))]
         if comm.sent is not None:
-            self._open_messages.pop(comm.sent, None)
-        return [CloseComm(comm_id)]
+            self._open.pop(comm.sent, None)
+        self.changes.close(comm_id)
+        return True
 
-    def clear(self) -> list[CommMutation]:
-        """The kernel is gone, and all its comms with it."""
-        mutations: list[CommMutation] = [CloseComm(comm_id) for comm_id in self.comms]
-        self.comms.clear()
-        self.closed.clear()
-        self._open_messages.clear()
-        self._sends.clear()
-        return mutations
+    def kernel_gone(self) -> None:
+        """No comm survives its kernel; another kernel may use an id again."""
+        edits = self.changes.edits
+        for comm_id in self.comms:
+            self.changes.close(comm_id)
+        self.changes.edits = edits  # a file keeps its widgets as they last were
+        for gone in (self.comms, self._closed, self._wanted, self._sends, self._open, self._in_trouble):
+            gone.clear()
+        self._traits = 0
+
+    def reattached(self, targets: Mapping[str, str]) -> list[str]:
+        """The connection to the kernel is new: these comms are open there, and messages may be lost.
+
+        Every widget is asked for its state; one that we do not know is opened when it comes.
+
+        Returns:
+            The comms that are gone; the caller closes them.
+        """
+        self._open.clear()
+        for comm in self.comms.values():
+            comm.held.clear()
+            comm.sent = None
+        for comm_id, target_name in targets.items():
+            if target_name == WIDGET_TARGET and comm_id not in self._closed and len(self._wanted) < MAX_COMMS:
+                if comm_id not in self.comms:
+                    self._wanted.add(comm_id)
+                self._request_state(comm_id)
+        for comm in self.comms.values():
+            if comm.waiting and comm.comm_id in targets:
+                self._forward(comm)
+        return [comm_id for comm_id in self.comms if comm_id not in targets]
 
     # From peers.
 
-    def set_by_peer(self, comm_id: str, state: State) -> list[CommMutation]:
+    def set_by_peer(self, comm_id: str, state: State) -> None:
         """update_comm: written now, forwarded now or behind the message that the kernel still works on.
 
         Raises:
@@ -203,159 +269,145 @@ class CommRegistry:
         comm = self.comms[comm_id]
         comm.waiting.update(state)
         for name in state:
-            # Held from now on: until it is forwarded, whatever the kernel says of it is older than what the peer set.
-            comm.open_traits[name] = _Trait("")
+            # From now on: until it is forwarded, whatever the kernel says of it is older than what the peer set.
+            comm.held[name] = _Held("")
         if comm.sent is None:
             self._forward(comm)
-        return [SetCommState(comm_id, self._shown(comm, state))]
+        self._show(comm, state)
 
-    def send(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> str:
-        """A message of a peer, as it is; returns its msg_id."""
-        return self._send("comm_msg", {"comm_id": comm_id, "data": dict(data)}, tuple(buffers), comm_id)
+    def send(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
+        """A message of a peer, as it is."""
+        content = {"comm_id": comm_id, "data": dict(data)}
+        self._sends.append(SendComm(self._new_msg_id(), "comm_msg", content, tuple(buffers)))
+
+    def send_update(self, comm_id: str, state: State) -> str:
+        """An update that `open_messages` names until the kernel has dealt with it; returns its id."""
+        plain, paths, buffers = split_buffers(state)
+        data = {"method": "update", "state": plain, "buffer_paths": paths}
+        msg_id = self._new_msg_id()
+        self._open[msg_id] = _Sent(comm_id)
+        self._sends.append(SendComm(msg_id, "comm_msg", {"comm_id": comm_id, "data": data}, buffers))
+        return msg_id
 
     def open_by_peer(
         self, comm_id: str, target_name: str, data: Mapping[str, Any], buffers: Sequence[bytes]
-    ) -> list[CommMutation]:
+    ) -> Comm | None:
         """comm_open of a peer: it is in the document until the kernel closes it (an unknown target, say)."""
-        mutations = self.opened(comm_id, target_name, data, buffers)
-        if mutations:
+        comm = self.opened(comm_id, target_name, opening_state(target_name, data, buffers))
+        if comm is not None:
             content = {"comm_id": comm_id, "target_name": target_name, "data": dict(data)}
-            self._send("comm_open", content, tuple(buffers), comm_id)
-        return mutations
+            # ipywidgets takes none without it.
+            metadata = {"version": WIDGET_PROTOCOL} if comm.is_widget else None
+            self._sends.append(SendComm(self._new_msg_id(), "comm_open", content, tuple(buffers), metadata))
+        return comm
 
-    def close_by_peer(self, comm_id: str, data: Mapping[str, Any]) -> list[CommMutation]:
-        """comm_close of a peer."""
-        mutations = self.closed_by(comm_id)
-        if mutations:
+    def close_by_peer(self, comm_id: str, data: Mapping[str, Any]) -> bool:
+        """comm_close of a peer; False if there is no such comm."""
+        closed = self.close(comm_id)
+        if closed:
             self._sends.append(SendComm(self._new_msg_id(), "comm_close", {"comm_id": comm_id, "data": dict(data)}))
-        return mutations
+        return closed
+
+    def request_info(self) -> None:
+        """Asks the kernel which comms are open."""
+        self._sends.append(SendComm(self._new_msg_id(), "comm_info_request", {}))
+
+    # Inside.
 
     def _forward(self, comm: Comm) -> None:
         state, comm.waiting = comm.waiting, {}
-        data, buffers = split_buffers(state)
-        comm.sent = self._send("comm_msg", {"comm_id": comm.comm_id, "data": data}, buffers, comm.comm_id)
+        comm.sent = self.send_update(comm.comm_id, state)
         for name in state:
-            comm.open_traits[name] = _Trait(comm.sent)
+            comm.held[name] = _Held(comm.sent)
+
+    def _end_before(self, msg_id: str) -> list[str]:
+        """Ends the messages that were sent before this one: the kernel is past them, though it did not say so."""
+        earlier = []
+        for other in self._open:
+            if other == msg_id:
+                break
+            earlier.append(other)
+        for other in earlier:
+            self._end(other)
+        return earlier
+
+    def _end(self, msg_id: str, *, corrections: bool = True) -> None:
+        sent = self._open.pop(msg_id)
+        comm = self.comms.get(sent.comm_id)
+        if comm is None:
+            return
+        corrected = {}
+        for name in [name for name, held in comm.held.items() if held.msg_id == msg_id]:
+            held = comm.held.pop(name)
+            if held.corrected and corrections:
+                corrected[name] = held.correction
+        self._show(comm, corrected)
+        if sent.failed and comm.is_widget:
+            # What the peers see may be what the kernel refused.
+            self._request_state(comm.comm_id)
+        self._answered(comm, msg_id)
 
     def _answered(self, comm: Comm, msg_id: str) -> None:
-        self._open_messages.pop(msg_id, None)
         if comm.sent == msg_id:
             comm.sent = None
             if comm.waiting:
                 self._forward(comm)
 
-    def _send(self, msg_type: str, content: dict[str, Any], buffers: tuple[bytes, ...], comm_id: str) -> str:
-        msg_id = self._new_msg_id()
-        self._open_messages[msg_id] = comm_id
-        while len(self._open_messages) > MAX_COMMS:
-            del self._open_messages[next(iter(self._open_messages))]
-        self._sends.append(SendComm(msg_id, msg_type, content, buffers))
-        return msg_id
+    def _request_state(self, comm_id: str) -> None:
+        self.send(comm_id, {"method": "request_state"}, ())
 
-    @staticmethod
-    def _shown(comm: Comm, state: State) -> State:
+    def _show(self, comm: Comm, state: State) -> None:
+        shown = self._shown(comm, state)
+        if shown:
+            self._left_out(comm, self.changes.set(comm.comm_id, shown, comm.sizes))
+
+    def _shown(self, comm: Comm, state: State) -> State:
         """What the document is to have of this state."""
         shown = {}
         for name, value in state.items():
-            if comm.is_output and name in _OUTPUT_TRAITS:
+            if comm.is_output and name in OUTPUT_TRAITS:
                 continue
-            if comm.sparse and value is None and name not in comm.known:
+            if name not in comm.known:
+                if value is None and comm.is_sparse:
+                    continue
+                if not name or len(name) > MAX_KEY_CHARS or len(comm.known) >= MAX_KEYS or self._traits >= MAX_TRAITS:
+                    self._left_out(comm, [name])
+                    continue
+                comm.known.add(name)
+                self._traits += 1
+            before, size = comm.sizes.get(name, 0), value_size(value)
+            if size > before and comm.size + size - before > MAX_STATE_BYTES:
+                self._left_out(comm, [name])
                 continue
-            comm.known.add(name)
+            if size or before:
+                comm.sizes[name] = size
+                comm.size += size - before
             shown[name] = value
         return shown
 
+    def _left_out(self, comm: Comm, names: Sequence[str]) -> None:
+        if names:
+            what = comm.model_name or comm.target_name
+            self.trouble(comm.comm_id, f"no room for {names[0][:64]!r} of {what[:64]} {comm.comm_id}: it is not shown")
 
-def _state_of(data: Mapping[str, Any], buffers: Sequence[Any]) -> State:
+    def trouble(self, comm_id: str, line: str) -> None:
+        """Says something once for each comm, or once for all."""
+        if comm_id not in self._in_trouble:
+            self._in_trouble.add(comm_id)
+            self.troubles.append(line)
+
+
+def opening_state(target_name: str, data: Mapping[str, Any], buffers: Sequence[Any]) -> State:
+    """The state that a comm_open tells: of a widget its traits, of any other comm all of its data."""
+    if target_name != WIDGET_TARGET:
+        return dict(data)
     state = data.get("state")
     return join_buffers(state if isinstance(state, dict) else {}, data.get("buffer_paths"), buffers)
 
 
-def join_buffers(state: Mapping[str, Any], paths: object, buffers: Sequence[Any]) -> State:
-    """Puts buffers back at their paths, as bytes; a path that leads nowhere is left aside.
-
-    Paths are lists of keys and indexes; containers on the way are copied, not changed.
-    """
-    joined: State = dict(state)
-    if not isinstance(paths, list):
-        return joined
-    for path, buffer in zip(paths, buffers, strict=False):
-        if isinstance(path, list) and path:
-            _put(joined, path, bytes(buffer))
-    return joined
+# The version of ipywidgets' messages that this follows.
+WIDGET_PROTOCOL: Final = "2.1.0"
 
 
-def _put(root: State, path: Sequence[Any], value: bytes) -> None:
-    container: Any = root
-    for step in path[:-1]:
-        child = _child(container, step)
-        if not isinstance(child, dict | list):
-            return
-        copy = dict(child) if isinstance(child, dict) else list(child)
-        container[step] = copy
-        container = copy
-    last = path[-1]
-    fits = isinstance(last, str) if isinstance(container, dict) else _is_index(container, last)
-    if fits:
-        container[last] = value
-
-
-def _child(container: Any, step: Any) -> Any:
-    if isinstance(container, dict):
-        return container.get(step) if isinstance(step, str) else None
-    return container[step] if _is_index(container, step) else None
-
-
-def _is_index(container: Any, step: Any) -> bool:
-    return isinstance(container, list) and type(step) is int and 0 <= step < len(container)
-
-
-def split_buffers(state: State) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    """The data of an update message: bytes are taken out of the state and named by their paths, as ipywidgets does."""
-    paths: list[list[Any]] = []
-    buffers: list[bytes] = []
-
-    def strip(value: Any, path: list[Any]) -> Any:
-        if isinstance(value, dict):
-            return {key: kept for key, kept in _stripped(value.items(), path) if kept is not _TAKEN}
-        if isinstance(value, list):
-            return [None if kept is _TAKEN else kept for _, kept in _stripped(enumerate(value), path)]
-        return value
-
-    def _stripped(items: Any, path: list[Any]) -> Iterator[tuple[Any, Any]]:
-        for key, value in items:
-            here = [*path, key]
-            if isinstance(value, bytes):
-                paths.append(here)
-                buffers.append(value)
-                yield key, _TAKEN
-            else:
-                yield key, strip(value, here)
-
-    return {"method": "update", "state": strip(state, []), "buffer_paths": paths}, tuple(buffers)
-
-
-_TAKEN = object()
-
-
-def coalesced(mutations: Sequence[CommMutation]) -> list[CommMutation]:
-    """The same result with less to write: the last value of each trait, nothing of comms that are closed again."""
-    opened: dict[str, OpenComm] = {}
-    changed: dict[str, State] = {}
-    closed: list[CommMutation] = []
-    for mutation in mutations:
-        comm_id = mutation.comm_id
-        match mutation:
-            case OpenComm():
-                opened[comm_id] = mutation
-            case SetCommState():
-                before = opened.get(comm_id)
-                if before is not None:
-                    opened[comm_id] = replace(before, state={**before.state, **mutation.state})
-                else:
-                    changed.setdefault(comm_id, {}).update(mutation.state)
-            case CloseComm():
-                changed.pop(comm_id, None)
-                if opened.pop(comm_id, None) is None:
-                    closed.append(mutation)
-    return [*closed, *opened.values(), *(SetCommState(comm_id, state) for comm_id, state in changed.items())]
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -6,36 +6,39 @@ the kernel) are values that the room takes and carries out.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from daemon.core.comms import CommMutation, SendComm, coalesced
+from daemon.core.comms import SendComm
 from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
 from daemon.core.outputs import OutputReducer
+from daemon.core.pending import PendingBatch
+from daemon.core.saved_widgets import LoadedComm, view_of
 from daemon.core.widgets import Widgets
 from kernel_bridge.core import messages as k
-from sync.core.document import Subscriber
+from sync.core.limits import MIB
 from sync.core.mutations import (
     KERNEL_LOG,
     AddCell,
     AddExecution,
     KernelStatus,
-    Mutation,
     RemoveCell,
     RemoveExecution,
     SetCell,
     SetExecution,
-    SetKernel,
-    SetQueue,
     Target,
 )
 from sync.core.outputs import Output
 from sync.core.urgency import Urgency
-from sync.writer import Batch, PendingEvent, PendingResponse
+from sync.writer import Batch
 
 # An output can come long after its execution (threads); older parents than these go to the kernel log.
 REMEMBERED_PARENTS = 10_000
+# Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
+# animation is 1 MiB.
+MAX_CUSTOM_WAITING = 32 * MIB
+_CUSTOM_BYTES = 4096  # what one counts for beside its buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class _InputRequest:
     parent_id: str
 
 
-class Runtime:
+class Runtime(PendingBatch):
     """The state behind one runtime document.
 
     Args:
@@ -81,83 +84,48 @@ class Runtime:
         timestamp: Callable[[], str],
         wake: Callable[[Urgency], None],
     ) -> None:
+        super().__init__(wake)
         self.queue = ExecutionQueue()
         self.outputs = OutputReducer(new_id)
-        self.widgets = Widgets(self.outputs, new_id)
+        self.widgets = Widgets(self.outputs, new_id, self._tell_custom)
         self.cells: set[str] = set()
         self.kernel_status: KernelStatus = "not_started"
-        self.output_changes = 0
         self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
+        self.on_widgets_gone: Callable[[], None] = lambda: None
         self._new_id = new_id
         self._monotonic = monotonic
         self._timestamp = timestamp
-        self._wake = wake
-        self._batch = Batch()
-        self._kernel: dict[str, Any] = {}
         self._queue_changed = False
-        self._comm_mutations: list[CommMutation] = []
         self._effects: list[Effect] = []
         self._parents: OrderedDict[str, str] = OrderedDict()
+        self._comm_parents: OrderedDict[str, str] = OrderedDict()
+        self._comm_running = False
+        self._custom_waiting = 0
         self._kernel_session: str | None = None
         self._input: _InputRequest | None = None
 
-    # The doc-writer's side.
-
     def drain(self) -> Batch:
         """Everything that waits, in an order that is right within one commit."""
-        batch = self._batch
-        self._batch = Batch()
-        if self._kernel:
-            batch.mutations.append(SetKernel(**self._kernel))
-            self._kernel = {}
         if self._queue_changed:
             self._queue_changed = False
-            executing, queued = self._queue_state()
-            batch.mutations.append(SetQueue(executing, queued))
-            # Only the last state counts, so one event per commit, behind what led to it.
-            batch.notices.append(
-                PendingEvent("queue_changed", {"executing": executing, "queued": list(queued)}, cells=False)
-            )
-        batch.mutations.extend(coalesced(self._comm_mutations))
-        self._comm_mutations = []
-        outputs = self.outputs.drain()
-        if outputs:
-            self.output_changes += 1
-            batch.mutations.extend(outputs)
-        return batch
+            running = self.queue.running
+            self.set_queue(None if running is None else running.execution_id, self.queue.waiting)
+        comms = self.widgets.drain()
+        if self.widgets.changed_file:
+            # What a file would say of widgets is another thing now.
+            self.widgets.changed_file = False
+            self._batch.changes_file = True
+        self._custom_waiting = 0
+        return self.take(comms, self.outputs.drain())
 
     def notebook_changed(self, *, structure: bool) -> None:
         """Peers' changes reached the notebook document."""
         self.on_notebook_changed(structure)
 
-    # The room's side.
-
     def take_effects(self) -> list[Effect]:
         """What must be done outside for the state to hold true."""
         effects, self._effects = self._effects, []
         return effects
-
-    def mutate(self, mutations: Iterable[Mutation], urgency: Urgency = Urgency.NORMAL) -> None:
-        """Queues mutations that need no decision here."""
-        self._batch.mutations.extend(mutations)
-        self._wake(urgency)
-
-    def write_notebook(self, write: Callable[[Any], None], urgency: Urgency = Urgency.NORMAL) -> None:
-        """Queues a change of the notebook document by the daemon itself."""
-        self._batch.notebook_writes.append(write)
-        self._wake(urgency)
-
-    def emit(self, method: str, params: Mapping[str, Any], *, cells: bool = False) -> None:
-        """Queues an event; it is sent behind the commit that it goes with."""
-        self._batch.notices.append(PendingEvent(method, dict(params), cells))
-        self._wake(Urgency.NORMAL)
-
-    def respond(
-        self, recipient: Subscriber, request_id: str | int, result: Mapping[str, Any], *, cells: bool = False
-    ) -> None:
-        """Queues the result of a request, behind everything queued so far."""
-        self._batch.notices.append(PendingResponse(recipient, request_id, dict(result), cells))
-        self._wake(Urgency.URGENT)
 
     # Cells.
 
@@ -169,6 +137,7 @@ class Runtime:
         self.mutate([AddCell(cell_id, execution_count)])
         if outputs:
             self.outputs.reset(Target("cell", cell_id), outputs)
+            self.widgets.saved.show(cell_id, set().union(*map(view_of, outputs)))
 
     def cell_gone(self, cell_id: str) -> None:
         """The cell left the notebook: what is queued of it never runs. Its outputs stay for an undo."""
@@ -179,6 +148,7 @@ class Runtime:
         if cell_id in self.cells:
             self.cells.discard(cell_id)
             self.outputs.forget(Target("cell", cell_id))
+            self.widgets.cell_cleared(cell_id)
             self.mutate([RemoveCell(cell_id)])
 
     def clear_outputs(self, cell_ids: Iterable[str]) -> list[str]:
@@ -187,6 +157,7 @@ class Runtime:
         cleared = [c for c in cell_ids if c in self.cells and not (running is not None and running.cell_id == c)]
         for cell_id in cleared:
             self.outputs.reset(Target("cell", cell_id))
+            self.widgets.cell_cleared(cell_id)
             self.mutate([SetCell(cell_id, execution_id=None, execution_count=None)])
         return cleared
 
@@ -196,8 +167,8 @@ class Runtime:
         """Accepts (execution_id, cell_id, source) in order; `run_id` makes them one run_all_cells."""
         for execution_id, cell_id, code in executions:
             execution = self.queue.submit(execution_id, cell_id, code, run_id=run_id, stop_on_error=stop_on_error)
-            self._batch.mutations.append(AddExecution(execution_id, cell_id, execution.order))
-            self._remember(execution_id, cell_id)
+            self.queue_mutation(AddExecution(execution_id, cell_id, execution.order))
+            _remember(self._parents, execution_id, cell_id)
         self._queue_changed = True
         self._send_next()
         self._wake(Urgency.URGENT)
@@ -219,6 +190,7 @@ class Runtime:
         self._apply(self.queue.expire(self._monotonic()))
         self.widgets.expire(self._monotonic())
         self._take_widgets()
+        self._watch_widgets()
 
     @property
     def deadline(self) -> float | None:
@@ -229,20 +201,26 @@ class Runtime:
     def take_widgets(self, urgency: Urgency = Urgency.URGENT) -> None:
         """Takes over what a peer's request did to widgets."""
         self._take_widgets()
+        self._watch_widgets()
         self._wake(urgency)
+
+    def load_widgets(self, loaded: Sequence[LoadedComm]) -> None:
+        """Shows widgets as the notebook's file has them, without a kernel; children first."""
+        self.widgets.load(loaded)
+        self._wake(Urgency.NORMAL)
 
     # The kernel's life.
 
     def kernel_starting(self, name: str, language: str, *, restarting: bool = False) -> None:
         """A kernel is being launched."""
         self._set_kernel_status("restarting" if restarting else "starting")
-        self._kernel.update(name=name, language=language, error=None)
+        self.set_kernel(name=name, language=language, error=None)
         self._wake(Urgency.URGENT)
 
     def kernel_ready(self, language: str, session: str) -> None:
         """The kernel answers: what is queued is sent."""
         self._kernel_session = session
-        self._kernel["language"] = language
+        self.set_kernel(language=language)
         self._set_kernel_status("idle")
         self._send_next()
         self._wake(Urgency.URGENT)
@@ -251,13 +229,16 @@ class Runtime:
         """The kernel ended or could not start; `message` makes it an error that peers see."""
         self._kernel_session = None
         self._apply(self.queue.kernel_gone(loss, self._monotonic()))
+        if self.widgets.live:
+            self.on_widgets_gone()
         self.widgets.kernel_gone()
         self._take_widgets()
+        self._comm_running = False
         self._clear_input()
         self._set_kernel_status(_STATUS_AFTER[loss])
         if message is not None:
             error = {"message": message} if traceback is None else {"message": message, "traceback": traceback}
-            self._kernel["error"] = error
+            self.set_kernel(error=error)
             reason = "launch_failed" if loss == "launch_failed" else "died"
             self.emit("kernel_error", {"reason": reason, **error})
         self._wake(Urgency.URGENT)
@@ -277,6 +258,7 @@ class Runtime:
         """Takes a batch of one channel's messages; never fails on what a kernel sends."""
         for message in messages:
             self._receive(message)
+        self._watch_widgets()
 
     def _receive(self, message: k.KernelMessage) -> None:
         content, parent = message.content, message.parent
@@ -296,6 +278,7 @@ class Runtime:
                 self._receive_display(content, parent)
             case k.Error():
                 self._activity(parent)
+                self.widgets.failed(parent.msg_id)
                 self.outputs.error(self._target(parent), content.ename, content.evalue, content.traceback)
             case k.ClearOutput():
                 self._activity(parent)
@@ -303,8 +286,10 @@ class Runtime:
             case k.InputRequest():
                 self._receive_input_request(content, message)
             case k.CommOpen() | k.CommMsg() | k.CommClose():
-                self.widgets.receive(message, self._parents.get(parent.msg_id))
+                self.widgets.receive(message, self._cell_of(parent.msg_id))
                 self._take_widgets()
+            case k.Reply() if parent.msg_type == "comm_info_request":
+                self._receive_comm_info(content)
             case _:
                 return
         if self.outputs.has_pending:
@@ -314,17 +299,17 @@ class Runtime:
         if state == "idle":
             self._end_input(parent.msg_id)
             self.widgets.idle(parent.msg_id)
-            if self.queue.in_flight is None:
-                self.widgets.kernel_idle(self._monotonic())
             self._take_widgets()
         if parent.msg_type == "execute_request":
             if state == "busy":
                 self._apply(self.queue.on_busy(parent.msg_id))
             elif state == "idle":
                 self._apply(self.queue.on_idle(parent.msg_id, self._monotonic()))
-        elif parent.msg_type.startswith("comm_") and self.queue.in_flight is None:
-            self._set_kernel_status("busy" if state == "busy" else "idle")
-            self._wake(Urgency.LAZY)
+        elif parent.msg_type.startswith("comm_"):
+            self._comm_running = state == "busy"
+            if self.queue.in_flight is None:
+                self._set_kernel_status("busy" if self._comm_running else "idle")
+                self._wake(Urgency.LAZY)
 
     def _receive_reply(self, reply: k.ExecuteReply, parent: k.Header) -> None:
         execution = self.queue.find(parent.msg_id)
@@ -338,46 +323,67 @@ class Runtime:
 
     def _receive_display(self, content: k.DisplayData, parent: k.Header) -> None:
         self._activity(parent)
-        result = isinstance(content, k.ExecuteResult)
+        target = self._target(parent)
+        display_id = content.transient.display_id if content.transient is not None else None
         self.outputs.display(
-            self._target(parent),
+            target,
             content.data,
             content.metadata,
-            display_id=content.transient.display_id if content.transient is not None else None,
+            display_id=display_id,
             execution_count=content.execution_count if isinstance(content, k.ExecuteResult) else None,
-            result=result,
+            result=isinstance(content, k.ExecuteResult),
         )
+        if display_id:
+            self.widgets.captures.display_shown(target)
 
     def _receive_update(self, content: k.UpdateDisplayData) -> None:
         if content.transient is not None and content.transient.display_id is not None:
             self.outputs.update_display(content.transient.display_id, content.data, content.metadata)
-            self.widgets.display_updated()
+            self.widgets.captures.displays_updated()
+
+    def _receive_comm_info(self, content: k.Reply) -> None:
+        comms = content.raw.get("comms")
+        if isinstance(comms, dict):
+            targets = {comm_id: comm.get("target_name") for comm_id, comm in comms.items() if isinstance(comm, dict)}
+            self.widgets.reattached({i: name for i, name in targets.items() if isinstance(name, str)})
+            self._take_widgets()
 
     def _receive_input_request(self, content: k.InputRequest, message: k.KernelMessage) -> None:
         request_id = self._new_id()
         self._input = _InputRequest(request_id, message.header, message.parent.msg_id)
-        self._kernel["input_request"] = {
+        request = {
             "request_id": request_id,
             "prompt": content.prompt,
             "password": content.password,
             "execution_id": message.parent.msg_id,
         }
+        self.set_kernel(input_request=request)
         self._wake(Urgency.URGENT)
 
     def _take_widgets(self) -> None:
-        mutations, custom, sends = self.widgets.take()
-        for send in sends:
-            # What a handler prints has the message as its parent: it belongs where the widget does.
-            cell_id = self.widgets.cells.get(send.content["comm_id"])
+        """Takes over what happened to widgets."""
+        for send, cell_id in self.widgets.take_sends():
             if cell_id is not None:
-                self._remember(send.msg_id, cell_id)
-        self._effects += sends
-        for message in custom:
-            params = {"comm_id": message.comm_id, "content": message.content, "buffers": list(message.buffers)}
-            self.emit("comm_custom", params)
-        if mutations:
-            self._comm_mutations += mutations
+                # What a handler prints has the message as its parent: it belongs where the widget does.
+                _remember(self._comm_parents, send.msg_id, cell_id)
+            self._effects.append(send)
+        if self.widgets.pending:
             self._wake(Urgency.NORMAL)
+
+    def _watch_widgets(self) -> None:
+        resting = self.queue.in_flight is None and not self._comm_running
+        self.widgets.watch(self._monotonic(), resting=resting)
+
+    def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
+        """An event for each custom message of the kernel; they are never coalesced."""
+        self._custom_waiting += _CUSTOM_BYTES + sum(map(len, buffers))
+        if self._custom_waiting > MAX_CUSTOM_WAITING:
+            self.widgets.trouble(comm_id, "custom messages come faster than peers can be told; some were dropped")
+        else:
+            self.emit("comm_custom", {"comm_id": comm_id, "content": content, "buffers": buffers})
+
+    def _cell_of(self, msg_id: str) -> str | None:
+        return self._parents.get(msg_id) or self._comm_parents.get(msg_id)
 
     def _activity(self, parent: k.Header) -> None:
         if parent.msg_type == "execute_request":
@@ -388,7 +394,7 @@ class Runtime:
         captured = self.widgets.target(parent.msg_id)
         if captured is not None:
             return captured
-        cell_id = self._parents.get(parent.msg_id)
+        cell_id = self._cell_of(parent.msg_id)
         if cell_id is None and parent.session == self._kernel_session and self.queue.latest is not None:
             # A thread prints under the latest request of any kind, a completion for example: its true cell can't be known.
             cell_id = self.queue.latest.cell_id
@@ -411,7 +417,8 @@ class Runtime:
 
     def _started(self, execution: Execution) -> None:
         self.outputs.reset(Target("cell", execution.cell_id))
-        self._batch.mutations += [
+        self.widgets.cell_cleared(execution.cell_id)
+        self.queue_mutation(
             SetExecution(
                 execution.execution_id,
                 status="running",
@@ -419,7 +426,7 @@ class Runtime:
                 started_at=self._timestamp(),
             ),
             SetCell(execution.cell_id, execution_id=execution.execution_id, execution_count=execution.execution_count),
-        ]
+        )
         self._set_kernel_status("busy")
         self.emit(
             "execution_started",
@@ -435,7 +442,7 @@ class Runtime:
         del transition
         if execution.reply_status is not None or execution.status != "cancelled":
             self.outputs.end(Target("cell", execution.cell_id))
-        self._batch.mutations.append(
+        self.queue_mutation(
             SetExecution(
                 execution.execution_id,
                 status=execution.status,
@@ -444,8 +451,8 @@ class Runtime:
             )
         )
         if execution.execution_count is not None:
-            self._batch.mutations.append(SetCell(execution.cell_id, execution_count=execution.execution_count))
-        self._batch.mutations += [RemoveExecution(i) for i in self.queue.forget(self._monotonic())]
+            self.queue_mutation(SetCell(execution.cell_id, execution_count=execution.execution_count))
+        self.queue_mutation(*(RemoveExecution(i) for i in self.queue.forget(self._monotonic())))
         self._end_input(execution.execution_id)
         if self.queue.in_flight is None and self.kernel_status == "busy":
             self._set_kernel_status("idle")
@@ -464,16 +471,14 @@ class Runtime:
             return
         execution = self.queue.take_next()
         if execution is not None:
+            self.widgets.before_execution()
+            self._take_widgets()
             self._effects.append(SendExecute(execution))
-
-    def _queue_state(self) -> tuple[str | None, tuple[str, ...]]:
-        running = self.queue.running
-        return (None if running is None else running.execution_id), self.queue.waiting
 
     def _set_kernel_status(self, status: KernelStatus) -> None:
         if status != self.kernel_status:
             self.kernel_status = status
-            self._kernel["status"] = status
+            self.set_kernel(status=status)
 
     def _end_input(self, parent_id: str) -> None:
         """What asked for input is over: an interrupt, or code that caught it, leaves no one to answer."""
@@ -484,12 +489,13 @@ class Runtime:
     def _clear_input(self) -> None:
         if self._input is not None:
             self._input = None
-            self._kernel["input_request"] = None
+            self.set_kernel(input_request=None)
 
-    def _remember(self, execution_id: str, cell_id: str) -> None:
-        self._parents[execution_id] = cell_id
-        while len(self._parents) > REMEMBERED_PARENTS:
-            self._parents.popitem(last=False)
+
+def _remember(parents: OrderedDict[str, str], msg_id: str, cell_id: str) -> None:
+    parents[msg_id] = cell_id
+    while len(parents) > REMEMBERED_PARENTS:
+        parents.popitem(last=False)
 
 
 _STATUS_AFTER: dict[Loss, KernelStatus] = {

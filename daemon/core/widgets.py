@@ -1,68 +1,73 @@
-"""Widgets of one kernel: comms, what Output widgets capture, and how the kernel learns of it.
+"""Widgets of one notebook: the comms of its kernel, what Output widgets capture, and what a file left of earlier ones."""
 
-The kernel never fills `out.outputs` by itself: the daemon, which sees the captured messages, sends the list back. `base` is
-the list that the kernel is known to have. A list that the kernel sends is read against it: what continues `base` is
-appended, an empty one clears, another one replaces. Whenever the document's list differs from `base`, a send-back is due: at
-the end of a capture and at idle, and one un-echoed at a time, so it is one whole list for each round trip of the kernel,
-however many outputs came.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from daemon.core.capture import OutputCaptureRouter
-from daemon.core.comms import (
-    ECHO_GRACE_SECONDS,
-    WIDGET_TARGET,
-    CommMutation,
-    CommRegistry,
-    CustomMessage,
-    SendComm,
-    State,
-    join_buffers,
-)
-from daemon.core.notebook_file import parse_output
+from daemon.core.comm_buffers import State, join_buffers
+from daemon.core.comm_changes import CommMutation
+from daemon.core.comms import OUTPUT_TRAITS, Comm, CommRegistry, SendComm, opening_state
+from daemon.core.output_widgets import OutputWidgets
 from daemon.core.outputs import OutputReducer
+from daemon.core.saved_widgets import LoadedComm, SavedWidgets
 from kernel_bridge.core import messages as k
-from sync.core.mutations import Target
-from sync.core.outputs import DisplayOutput, ErrorOutput, Output, StreamOutput
+from sync.core.mutations import KERNEL_LOG, OpenComm, Target
 
-
-@dataclass(slots=True)
-class _OutputWidget:
-    """`base`: what the kernel is known to have; `sent`: (msg_id, list) of the send-back that it has not answered."""
-
-    base: list[dict[str, Any]] = field(default_factory=list)
-    sent: tuple[str, list[dict[str, Any]]] | None = None
-    changed: bool = False
+# After the kernel is idle, an echo or idle that has not come is lost.
+ECHO_GRACE_SECONDS = 2.0
 
 
 class Widgets:
-    """The state behind `comms`. `take` gives what is to be written, said and sent.
+    """The state behind `comms`. `drain` gives what is to be written, `take_sends` what is to be sent.
+
+    Attributes:
+        cells: where each live comm was opened.
+        saved: those that came from the file, with no kernel behind them.
+        deadline: when `expire` must be called, if nothing happens before.
+        changed_file: whether what was drained would change the notebook's file; the one who saves unsets it.
 
     Args:
         outputs: the reducer that holds captured outputs as well.
         new_id: makes ids for outputs and for messages to the kernel.
+        tell: is given (comm_id, content, buffers) of each custom message from the kernel.
     """
 
-    def __init__(self, outputs: OutputReducer, new_id: Callable[[], str]) -> None:
-        self.capture = OutputCaptureRouter()
+    def __init__(
+        self,
+        outputs: OutputReducer,
+        new_id: Callable[[], str],
+        tell: Callable[[str, Any, list[bytes]], None],
+    ) -> None:
         self.comms = CommRegistry(new_id)
+        self.captures = OutputWidgets(outputs, self.comms.send_update, new_id)
+        self.saved = SavedWidgets()
         self.cells: dict[str, str] = {}
         self.deadline: float | None = None
         self._outputs = outputs
-        self._new_id = new_id
-        self._output_widgets: dict[str, _OutputWidget] = {}
-        self._mutations: list[CommMutation] = []
-        self._custom: list[CustomMessage] = []
-        self._sends: list[SendComm] = []
+        self._tell = tell
+        self.changed_file = False
+        self._drained_edits = 0
+        self._suspects: list[str] = []
 
-    def take(self) -> tuple[list[CommMutation], list[CustomMessage], list[SendComm]]:
-        """What came of it since the last call."""
-        taken = self._mutations, self._custom, self._sends + self.comms.take_sends()
-        self._mutations, self._custom, self._sends = [], [], []
-        return taken
+    @property
+    def live(self) -> bool:
+        """Whether the kernel has comms."""
+        return bool(self.comms.comms)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `drain` has something."""
+        return self.comms.changes.pending
+
+    def drain(self) -> list[CommMutation]:
+        """What the document is to be told of comms, outputs aside."""
+        edits = self.comms.changes.edits
+        self.changed_file = self.changed_file or edits != self._drained_edits
+        self._drained_edits = edits
+        return self.comms.changes.drain()
+
+    def take_sends(self) -> list[tuple[SendComm, str | None]]:
+        """What is to be sent, in order, and the cell that what the kernel then prints belongs to, where it is known."""
+        return [(send, self._cell_of(send)) for send in self.comms.take_sends()]
 
     # From the kernel.
 
@@ -78,50 +83,55 @@ class Widgets:
                 self._close(content.comm_id)
             case _:
                 return
+        self._say_troubles()
 
     def target(self, parent_msg_id: str) -> Target | None:
         """The widget that captures what has this parent, if one does."""
-        comm_id = self.capture.target(parent_msg_id)
-        if comm_id is None or comm_id not in self._output_widgets:
-            return None
-        self._output_widgets[comm_id].changed = True
-        return Target("comm", comm_id)
+        return self.captures.target(parent_msg_id)
 
-    def display_updated(self) -> None:
-        """Displays changed somewhere, maybe in captures."""
-        for widget in self._output_widgets.values():
-            widget.changed = True
+    def failed(self, msg_id: str) -> None:
+        """An exception was shown that has this parent."""
+        self.comms.failed(msg_id)
 
     def idle(self, msg_id: str) -> None:
         """The kernel is done with a message, ours or another's."""
-        self._mutations += self.comms.idle(msg_id)
-        for widget in self._output_widgets.values():
-            if widget.sent is not None and widget.sent[0] == msg_id:
-                widget.base, widget.sent = widget.sent[1], None
-        for comm_id in self._output_widgets:
-            self._send_back(comm_id)
+        self.captures.answered(self.comms.idle(msg_id))
+        self.captures.settle()
+        self._say_troubles()
 
-    def kernel_idle(self, now: float) -> None:
-        """The kernel rests: echoes that do not come soon are lost."""
-        self.deadline = now + ECHO_GRACE_SECONDS if self.comms.has_open else None
+    def before_execution(self) -> None:
+        """An execution is about to be sent: what it reads of Output widgets is what peers see."""
+        self.captures.flush()
+
+    def watch(self, now: float, *, resting: bool) -> None:
+        """To be called when anything happened; `resting`: the kernel works on nothing.
+
+        Echoes and idles that do not come soon after it rests are lost.
+        """
+        open_messages = self.comms.open_messages() if resting else []
+        if not open_messages:
+            self.deadline = None
+        elif self.deadline is None:
+            self.deadline, self._suspects = now + ECHO_GRACE_SECONDS, open_messages
 
     def expire(self, now: float) -> None:
         """Gives lost echoes up."""
         if self.deadline is not None and now >= self.deadline:
             self.deadline = None
-            for msg_id in self.comms.open_message_ids():
-                self.idle(msg_id)
+            self.captures.answered(self.comms.give_up(self._suspects))
 
     def kernel_gone(self) -> None:
         """No comm survives its kernel."""
-        for comm_id in list(self.comms.comms):
-            self._outputs.forget(Target("comm", comm_id))
-        self._mutations += self.comms.clear()
-        self._sends.clear()
-        self._output_widgets.clear()
-        self.capture.clear()
+        self.captures.clear()
+        self.comms.kernel_gone()
         self.cells.clear()
         self.deadline = None
+
+    def reattached(self, targets: Mapping[str, str]) -> None:
+        """The connection to the kernel is new; `targets` are its open comms, as its comm_info_reply has them."""
+        self.captures.reattached()
+        for comm_id in self.comms.reattached(targets):
+            self._close(comm_id)
 
     # From peers.
 
@@ -132,163 +142,142 @@ class Widgets:
             KeyError: there is no such comm.
         """
         joined = join_buffers(state, paths, buffers)
-        if comm_id in self._output_widgets:
+        if comm_id in self.captures:
             # `comms[id].outputs` has one writer, and captures are the kernel's business.
-            joined = {name: value for name, value in joined.items() if name not in ("outputs", "msg_id")}
-        self._mutations += self.comms.set_by_peer(comm_id, joined)
+            joined = {name: value for name, value in joined.items() if name not in OUTPUT_TRAITS}
+        if joined:
+            self.comms.set_by_peer(comm_id, joined)
+            self._say_troubles()
 
-    def custom_by_peer(self, comm_id: str, content: Any, buffers: Sequence[bytes]) -> str:
-        """comm_custom; returns the message's id.
+    def custom_by_peer(self, comm_id: str, content: Any, buffers: Sequence[bytes]) -> None:
+        """comm_custom.
 
         Raises:
             KeyError: there is no such comm.
         """
         comm = self.comms.comms[comm_id]
-        is_widget = comm.target_name == WIDGET_TARGET
-        data = {"method": "custom", "content": content} if is_widget else content
-        return self.comms.send(comm_id, data if isinstance(data, dict) else {"content": data}, buffers)
+        if comm.is_widget:
+            data = {"method": "custom", "content": content}
+        else:
+            data = content if isinstance(content, dict) else {"content": content}
+        self.comms.send(comm_id, data, buffers)
 
     def open_by_peer(self, comm_id: str, target_name: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> bool:
         """comm_open; False if the id is or was in use."""
-        mutations = self.comms.open_by_peer(comm_id, target_name, data, buffers)
-        self._mutations += mutations
-        return bool(mutations)
+        if comm_id in self.saved:
+            return False
+        comm = self.comms.open_by_peer(comm_id, target_name, data, buffers)
+        if comm is not None:
+            self._note_output(comm, opening_state(target_name, data, buffers))
+        self._say_troubles()
+        return comm is not None
 
     def close_by_peer(self, comm_id: str, data: Mapping[str, Any]) -> bool:
         """comm_close; False if there is no such comm."""
-        mutations = self.comms.close_by_peer(comm_id, data)
-        self._mutations += mutations
-        self._forget(comm_id)
-        return bool(mutations)
+        closed = self.comms.close_by_peer(comm_id, data)
+        if closed:
+            self._forget(comm_id)
+        return closed
+
+    # From a file, without a kernel.
+
+    def load(self, loaded: Sequence[LoadedComm]) -> None:
+        """Shows widgets as a file has them, children first."""
+        for comm in loaded:
+            if comm.comm_id in self.comms.comms or not self.saved.add(comm):
+                continue
+            order = self.comms.next_order()
+            self.comms.changes.open(
+                OpenComm(comm.comm_id, comm.target_name, comm.model_module, comm.model_name, order, comm.state)
+            )
+            if comm.outputs is not None:
+                self._outputs.reset(Target("comm", comm.comm_id), comm.outputs)
+
+    def show_saved(self, cell_id: str, comm_ids: Collection[str]) -> None:
+        """A cell of the file shows views of these widgets."""
+        self.saved.show(cell_id, comm_ids)
+
+    def cell_cleared(self, cell_id: str) -> None:
+        """The cell's outputs are gone: so are the file's widgets that no other cell shows."""
+        for comm_id in self.saved.cell_cleared(cell_id):
+            self._unload(comm_id)
 
     # Inside.
 
     def _opened(self, content: k.CommOpen, buffers: Sequence[Any], cell_id: str | None) -> None:
-        mutations = self.comms.opened(content.comm_id, content.target_name, content.data, buffers)
-        if not mutations:
-            return
-        self._mutations += mutations
-        if cell_id is not None:
-            self.cells[content.comm_id] = cell_id
-        if self.comms.comms[content.comm_id].is_output:
-            state = content.data.get("state")
-            self._output_widgets[content.comm_id] = _OutputWidget()
-            self._outputs.reset(Target("comm", content.comm_id))
-            if isinstance(state, dict):
-                self._output_state(content.comm_id, state)
-
-    def _said(self, content: k.CommMsg, message: k.KernelMessage) -> None:
-        comm = self.comms.comms.get(content.comm_id)
+        if self.saved.remove(content.comm_id):
+            self._unload(content.comm_id)
+        state = opening_state(content.target_name, content.data, buffers)
+        comm = self.comms.opened(content.comm_id, content.target_name, state)
         if comm is None:
             return
-        data = content.data
-        method = data.get("method") if comm.target_name == WIDGET_TARGET else None
+        if cell_id is not None:
+            self.cells[content.comm_id] = cell_id
+        self._note_output(comm, state)
+
+    def _note_output(self, comm: Comm, state: State) -> None:
+        if comm.is_output:
+            self.captures.opened(comm.comm_id, state)
+
+    def _said(self, content: k.CommMsg, message: k.KernelMessage) -> None:
+        comm, data = self.comms.comms.get(content.comm_id), content.data
+        method = data.get("method") if comm is None or comm.is_widget else None
         if method in ("update", "echo_update"):
             state = data.get("state")
             joined = join_buffers(state if isinstance(state, dict) else {}, data.get("buffer_paths"), message.buffers)
             if method == "update":
-                self._updated(content.comm_id, joined)
+                self._updated(content.comm_id, joined, message.parent.msg_id)
             else:
                 self._echoed(content.comm_id, joined, message.parent.msg_id)
-        else:
+        elif comm is not None:
             said = data.get("content") if method == "custom" else data
-            self._custom.append(CustomMessage(content.comm_id, said, tuple(bytes(b) for b in message.buffers)))
+            self._tell(content.comm_id, said, [bytes(buffer) for buffer in message.buffers])
 
-    def _updated(self, comm_id: str, state: State) -> None:
-        if comm_id in self._output_widgets:
-            self._output_state(comm_id, state)
-        self._mutations += self.comms.updated(comm_id, state)
+    def _updated(self, comm_id: str, state: State, parent_msg_id: str) -> None:
+        known = comm_id in self.comms.comms
+        self.comms.updated(comm_id, state, parent_msg_id)
+        if comm_id in self.captures:
+            self.captures.updated(comm_id, state)
+        elif not known and (comm := self.comms.comms.get(comm_id)) is not None:
+            self._note_output(comm, state)
 
     def _echoed(self, comm_id: str, state: State, parent_msg_id: str) -> None:
-        widget = self._output_widgets.get(comm_id)
-        if widget is not None and widget.sent is not None and widget.sent[0] == parent_msg_id:
-            widget.base, widget.sent = widget.sent[1], None
-            widget.changed = True
-            self._send_back(comm_id)
-        self._mutations += self.comms.echoed(comm_id, parent_msg_id)
-
-    def _output_state(self, comm_id: str, state: State) -> None:
-        """`outputs` and `msg_id` of an Output widget, which are never in its state in the document."""
-        outputs = state.get("outputs")
-        if isinstance(outputs, list | tuple):
-            self._kernel_list(comm_id, list(outputs))
-        msg_id = state.get("msg_id")
-        if isinstance(msg_id, str):
-            self.capture.set_msg_id(comm_id, msg_id)
-            if not msg_id:
-                self._send_back(comm_id)
-
-    def _kernel_list(self, comm_id: str, outputs: list[Any]) -> None:
-        widget, target = self._output_widgets[comm_id], Target("comm", comm_id)
-        widget.changed = True
-        if outputs[: len(widget.base)] == widget.base and outputs:
-            for raw in outputs[len(widget.base) :]:
-                self._append(target, parse_output(raw, self._new_id))
-        elif outputs:
-            parsed = [parse_output(raw, self._new_id) for raw in outputs]
-            self._outputs.reset(target, [output for output in parsed if output is not None])
-        else:
-            self._outputs.clear(target, wait=False)
-        widget.base = outputs
-
-    def _append(self, target: Target, output: Output | None) -> None:
-        match output:
-            case StreamOutput():
-                self._outputs.stream(target, output.name, "".join(output.segments))
-            case DisplayOutput():
-                self._outputs.display(
-                    target,
-                    output.data,
-                    output.metadata,
-                    display_id=None,
-                    execution_count=output.execution_count,
-                    result=output.output_type == "execute_result",
-                )
-            case ErrorOutput():
-                self._outputs.error(target, output.ename, output.evalue, output.traceback)
-            case None:
-                return
-
-    def _send_back(self, comm_id: str) -> None:
-        widget = self._output_widgets[comm_id]
-        if not widget.changed or widget.sent is not None or comm_id not in self.comms.comms:
-            return
-        widget.changed = False
-        outputs = [_for_notebook(output) for output in self._outputs.outputs(Target("comm", comm_id))]
-        if outputs == widget.base:
-            return
-        data = {"method": "update", "state": {"outputs": outputs}, "buffer_paths": []}
-        widget.sent = (self.comms.send(comm_id, data, ()), outputs)
+        self.captures.echo_seen()
+        answered = self.comms.echoed(comm_id, state, parent_msg_id)
+        if answered:
+            self.captures.answered(answered)
+        elif comm_id in self.captures:
+            self.captures.updated(comm_id, state)
 
     def _close(self, comm_id: str) -> None:
-        self._mutations += self.comms.closed_by(comm_id)
-        self._forget(comm_id)
+        if self.comms.close(comm_id):
+            self._forget(comm_id)
 
     def _forget(self, comm_id: str) -> None:
         self.cells.pop(comm_id, None)
-        self.capture.close(comm_id)
-        if self._output_widgets.pop(comm_id, None) is not None:
-            self._outputs.forget(Target("comm", comm_id))
+        self.captures.close(comm_id)
+        self._outputs.forget(Target("comm", comm_id))
 
+    def _unload(self, comm_id: str) -> None:
+        self.comms.changes.close(comm_id)
+        self._outputs.forget(Target("comm", comm_id))
 
-def _for_notebook(output: Output) -> dict[str, Any]:
-    """The output as ipywidgets and nbformat have it."""
-    match output:
-        case StreamOutput():
-            return {"output_type": "stream", "name": output.name, "text": "".join(output.segments)}
-        case ErrorOutput():
-            return {
-                "output_type": "error",
-                "ename": output.ename,
-                "evalue": output.evalue,
-                "traceback": list(output.traceback),
-            }
-        case DisplayOutput():
-            shown: dict[str, Any] = {
-                "output_type": output.output_type,
-                "data": dict(output.data),
-                "metadata": dict(output.metadata),
-            }
-            if output.output_type == "execute_result":
-                shown["execution_count"] = output.execution_count
-            return shown
+    def _cell_of(self, send: SendComm) -> str | None:
+        # What is printed while the kernel takes a list of outputs is a thread's: its cell can't be known.
+        if self.captures.is_send_back(send.msg_id):
+            return None
+        return self.cells.get(send.content.get("comm_id", ""))
+
+    def trouble(self, comm_id: str, line: str) -> None:
+        """Says in the kernel log what of a comm could not be shown, once for each."""
+        self.comms.trouble(comm_id, line)
+        self._say_troubles()
+
+    def _say_troubles(self) -> None:
+        lines, self.comms.troubles = self.comms.troubles, []
+        too_long, self.captures.too_long = self.captures.too_long, []
+        lines += [
+            f"the outputs of Output widget {comm_id} are too long to be sent to the kernel" for comm_id in too_long
+        ]
+        for line in lines:
+            self._outputs.stream(KERNEL_LOG, "stderr", f"[notebookd: {line}]\n")

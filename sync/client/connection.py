@@ -58,7 +58,7 @@ class _Pending:
 
     def answer(self, answer: Answer) -> None:
         if answer.result is None:
-            self.error = _request_failed(answer.error or {})
+            self.error = request_failed(answer.error or {})
         else:
             self.result = answer.result
             if self._take is not None:
@@ -383,7 +383,8 @@ class Connection:
             one.fail(type(lost)(*lost.args))
 
 
-def _request_failed(error: Mapping[str, Any]) -> RequestFailed:
+def request_failed(error: Mapping[str, Any]) -> RequestFailed:
+    """The error of a response as an exception."""
     data = error.get("data")
     data = data if isinstance(data, dict) else {}
     code, reason = error.get("code"), data.get("reason")

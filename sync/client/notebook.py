@@ -9,7 +9,7 @@ from weakref import WeakSet
 import trio
 
 from sync.client.cell import SLICE, Cell, check_source
-from sync.client.connection import Connection
+from sync.client.connection import Connection, request_failed
 from sync.client.errors import ConnectionLost, NotebookError, RequestFailed, SyncTimeout
 from sync.client.events import EventStream
 from sync.client.executions import Execution, OpenExecutions
@@ -48,6 +48,8 @@ class Notebook(KernelRequests):
         self._executions = OpenExecutions(self)
         self._streams: WeakSet[EventStream] = WeakSet()
         self._ordered: tuple[object, list[Placed]] | None = None
+        # Why the documents do not arrive.
+        self.refusal: RequestFailed | None = None
 
     def __repr__(self) -> str:
         return f"Notebook({self.url!r})"
@@ -324,6 +326,8 @@ class Notebook(KernelRequests):
         """One read was applied, and its events were heard."""
         if received.runtime_moved and self._session.runtime is not None:
             self._executions.runtime_moved()
+        if received.refusal is not None:
+            self.refusal = request_failed(received.refusal)
         if self.is_unavailable:
             self._connection.abandon("the daemon does not have this notebook open (any more)")
 

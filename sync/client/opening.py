@@ -98,7 +98,9 @@ async def open_notebook(
 async def _arrive(nb: Notebook, connection: Connection, *, wait_loaded: bool) -> None:
     """Waits for both documents."""
     try:
-        await nb.wait_for(lambda: nb.runtime_id)
+        await nb.wait_for(lambda: nb.runtime_id or nb.refusal)
+        if nb.refusal is not None and not nb.runtime_id:
+            raise nb.refusal
         if wait_loaded and nb.file.get("status") == "loading":
             await nb.wait_for(lambda: nb.file.get("status") != "loading")
             # The last cells of the notebook document may be behind the word that it is ready.

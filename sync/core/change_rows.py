@@ -1,11 +1,13 @@
-"""The operations of a change: one row each, spread over columns of the change's body (docs/wire.md).
+"""The operations of a change: one row each, spread over columns of the change's body.
 
 The core panics, or saves what it can't load, when columns disagree or an operation makes no sense in itself: a key and an
 element at once, a delete of nothing, an increment by a string.
 """
 
+from collections import deque
 from collections.abc import Mapping
 
+from sync.core.column_runs import boolean_runs, number_runs, step_runs, string_runs
 from sync.core.columns import (
     VALUE_INT,
     VALUE_UINT,
@@ -27,12 +29,12 @@ def count_operations(body: bytes, columns: Mapping[int, tuple[int, int]], limit:
     Raises:
         Malformed: more than `limit`, or not such a column.
     """
-    return count_rows(body, *columns.get(_ACTION, _ABSENT), limit)
+    return count_rows(body, *columns.get(ACTION, ABSENT), limit)
 
 
 def has_keys(columns: Mapping[int, tuple[int, int]]) -> bool:
     """Whether some operation acts on a key of a map."""
-    start, end = columns.get(_KEY_STRING, _ABSENT)
+    start, end = columns.get(KEY_STRING, ABSENT)
     return end > start
 
 
@@ -52,39 +54,68 @@ def check_rows(
     Raises:
         Malformed: they do not fit.
     """
-    actions = read_codes(body, *columns.get(_ACTION, _ABSENT), rows, _ACTIONS)
-    object_actors = read_optional(body, *columns.get(_OBJECT_ACTOR, _ABSENT), rows, actors)
-    object_counters = read_optional(body, *columns.get(_OBJECT_COUNTER, _ABSENT), rows, next_op)
+    actions = read_codes(body, *columns.get(ACTION, ABSENT), rows, _ACTIONS)
+    object_actors = read_optional(body, *columns.get(OBJECT_ACTOR, ABSENT), rows, actors)
+    object_counters = read_optional(body, *columns.get(OBJECT_COUNTER, ABSENT), rows, next_op)
     if object_actors != object_counters:
         raise Malformed("half of an object id")
-    element_actors = read_optional(body, *columns.get(_KEY_ACTOR, _ABSENT), rows, actors)
-    element_counters = read_optional_deltas(body, *columns.get(_KEY_COUNTER, _ABSENT), rows, next_op)
-    keys = read_strings(body, *columns.get(_KEY_STRING, _ABSENT), rows)
+    element_actors = read_optional(body, *columns.get(KEY_ACTOR, ABSENT), rows, actors)
+    element_counters = read_optional_deltas(body, *columns.get(KEY_COUNTER, ABSENT), rows, next_op)
+    keys = read_strings(body, *columns.get(KEY_STRING, ABSENT), rows)
     # Where an operation acts: the key of a map, an element, or the head of a list, which has counter 0 and no actor.
     if not _PLACES.issuperset(_merge(rows, element_actors, element_counters, keys)):
         raise Malformed("an operation without a place, or with two")
-    inserts = read_booleans(body, *columns.get(_INSERT, _ABSENT), rows)
+    inserts = read_booleans(body, *columns.get(INSERT, ABSENT), rows)
     if not _PLACED.issuperset(_merge(rows, actions, inserts, keys)):
         raise Malformed("an operation where it can't be")
-    types = read_value_types(body, columns.get(_VALUE_META, _ABSENT), columns.get(_VALUE, _ABSENT), rows)
+    types = read_value_types(body, columns.get(VALUE_META, ABSENT), columns.get(VALUE, ABSENT), rows)
     if not _VALUED.issuperset(_merge(rows, actions, types)):
         raise Malformed("an operation with a value that it can't have")
-    preds, has_preds = sum_column(body, *columns.get(_PRED_GROUP, _ABSENT), rows, max_preds)
-    pred_actors = read_optional(body, *columns.get(_PRED_ACTOR, _ABSENT), preds, actors)
-    pred_counters = read_optional_deltas(body, *columns.get(_PRED_COUNTER, _ABSENT), preds, next_op)
+    preds, has_preds = sum_column(body, *columns.get(PRED_GROUP, ABSENT), rows, max_preds)
+    pred_actors = read_optional(body, *columns.get(PRED_ACTOR, ABSENT), preds, actors)
+    pred_counters = read_optional_deltas(body, *columns.get(PRED_COUNTER, ABSENT), preds, next_op)
     if 0 in pred_actors or pred_counters.strip(b"\x01"):
         raise Malformed("half of a predecessor's id")
     if not _SUCCEEDING.issuperset(_merge(rows, actions, inserts, has_preds)):
         raise Malformed("an operation that should have predecessors, or should have none")
-    if _EXPAND in columns or _MARK_NAME in columns or _MARK in actions:
-        expands = columns.get(_EXPAND, _ABSENT)
+    if EXPAND in columns or MARK_NAME in columns or MARK in actions:
+        expands = columns.get(EXPAND, ABSENT)
         expanding = read_booleans(body, *expands, rows) if expands[0] < expands[1] else bytes(rows)
-        names = read_strings(body, *columns.get(_MARK_NAME, _ABSENT), rows)
+        names = read_strings(body, *columns.get(MARK_NAME, ABSENT), rows)
         if not (
             _MARKED.issuperset(_merge(rows, actions, expanding, names))
             and _MARKED_VALUES.issuperset(_merge(rows, actions, names, types.translate(_IS_VALUE)))
         ):
             raise Malformed("half of a mark")
+
+
+def check_writing(body: bytes, columns: Mapping[int, tuple[int, int]], actors: int) -> None:
+    """Checks that the columns are written as Automerge would write them (see `column_runs`), after `check_rows`.
+
+    Args:
+        body: the change's, inflated.
+        columns: start and end of each in the body.
+        actors: number of actors that the change names, its own included; each other one is there for an operation.
+
+    Raises:
+        Malformed: the same operations would be written in another way.
+    """
+    used: set[int | None] = {None, 0}
+    for column, (start, end) in columns.items():
+        if start == end:
+            raise Malformed("a column that says nothing")
+        if column in _ACTORS:
+            used.update(value for _, value, _ in number_runs(body, start, end))
+        elif column in _NUMBERS:
+            deque(number_runs(body, start, end), maxlen=0)
+        elif column in _STEPS:
+            deque(step_runs(body, start, end), maxlen=0)
+        elif column in _STRINGS:
+            deque(string_runs(body, start, end), maxlen=0)
+    if EXPAND in columns and not any(value for _, value, _ in boolean_runs(body, *columns[EXPAND])):
+        raise Malformed("a column that says nothing")
+    if len(used) <= actors:
+        raise Malformed("an actor that no operation is about")
 
 
 def _merge(rows: int, low: bytes, middle: bytes, high: bytes = b"") -> bytes:
@@ -98,42 +129,46 @@ def _code(low: int, middle: int, high: int = 0) -> int:
     return low | middle << 3 | high << 5
 
 
-_MAKE_MAP, _SET, _MAKE_LIST, _DELETE, _MAKE_TEXT, _INCREMENT, _MARK = 0, 1, 2, 3, 4, 5, 7  # 6, a table, has no reader
+MAKE_MAP, SET, MAKE_LIST, DELETE, MAKE_TEXT, INCREMENT, MARK = 0, 1, 2, 3, 4, 5, 7  # 6, a table, has no reader
 _ACTIONS = 8
 _VALUE_TYPES = 10
 
-_OBJECT_ACTOR, _OBJECT_COUNTER = 0x01, 0x02
-_KEY_ACTOR, _KEY_COUNTER, _KEY_STRING = 0x11, 0x13, 0x15
-_INSERT, _ACTION, _VALUE_META, _VALUE = 0x34, 0x42, 0x56, 0x57
-_PRED_GROUP, _PRED_ACTOR, _PRED_COUNTER = 0x70, 0x71, 0x73
-_EXPAND, _MARK_NAME = 0x94, 0xA5
+OBJECT_ACTOR, OBJECT_COUNTER = 0x01, 0x02
+KEY_ACTOR, KEY_COUNTER, KEY_STRING = 0x11, 0x13, 0x15
+INSERT, ACTION, VALUE_META, VALUE = 0x34, 0x42, 0x56, 0x57
+PRED_GROUP, PRED_ACTOR, PRED_COUNTER = 0x70, 0x71, 0x73
+EXPAND, MARK_NAME = 0x94, 0xA5
 COLUMNS = frozenset(
     (
-        *(_OBJECT_ACTOR, _OBJECT_COUNTER, _KEY_ACTOR, _KEY_COUNTER, _KEY_STRING, _INSERT, _ACTION, _VALUE_META, _VALUE),
-        *(_PRED_GROUP, _PRED_ACTOR, _PRED_COUNTER, _EXPAND, _MARK_NAME),
+        *(OBJECT_ACTOR, OBJECT_COUNTER, KEY_ACTOR, KEY_COUNTER, KEY_STRING, INSERT, ACTION, VALUE_META, VALUE),
+        *(PRED_GROUP, PRED_ACTOR, PRED_COUNTER, EXPAND, MARK_NAME),
     )
 )
-_ABSENT = (0, 0)
+_ACTORS = frozenset((OBJECT_ACTOR, KEY_ACTOR, PRED_ACTOR))
+_NUMBERS = frozenset((OBJECT_COUNTER, ACTION, VALUE_META, PRED_GROUP))
+_STEPS = frozenset((KEY_COUNTER, PRED_COUNTER))
+_STRINGS = frozenset((KEY_STRING, MARK_NAME))
+ABSENT = (0, 0)
 # (has an element's actor, its counter: 0 none, 1 some, 2 zero, has a key)
 _PLACES = frozenset((_code(0, 0, 1), _code(0, 2, 0), _code(1, 1, 0)))
 # (action, inserts, has a key): an element, the key of a map, a new element.
 _PLACED = frozenset(
     _code(action, insert, key)
-    for action in (_MAKE_MAP, _SET, _MAKE_LIST, _DELETE, _MAKE_TEXT, _INCREMENT, _MARK)
+    for action in (MAKE_MAP, SET, MAKE_LIST, DELETE, MAKE_TEXT, INCREMENT, MARK)
     for insert, key in ((0, 0), (0, 1), (1, 0))
-    if not (insert and action in (_DELETE, _INCREMENT)) and not (action == _MARK and not insert)
+    if not (insert and action in (DELETE, INCREMENT)) and not (action == MARK and not insert)
 )
 # (action, inserts, has predecessors): a new element has none; what deletes or increments acts on them.
 _SUCCEEDING = frozenset(
     _code(action, insert, preds)
-    for action in (_MAKE_MAP, _SET, _MAKE_LIST, _DELETE, _MAKE_TEXT, _INCREMENT, _MARK)
+    for action in (MAKE_MAP, SET, MAKE_LIST, DELETE, MAKE_TEXT, INCREMENT, MARK)
     for insert, preds in ((0, 0), (0, 1), (1, 0))
-    if preds or action not in (_DELETE, _INCREMENT)
+    if preds or action not in (DELETE, INCREMENT)
 )
 # (action, whether a mark expands, has a mark's name)
 _MARKED = frozenset(
     (
-        *(_code(_MARK, expands, name) for expands in (0, 1) for name in (0, 1)),
+        *(_code(MARK, expands, name) for expands in (0, 1) for name in (0, 1)),
         *(_code(action, 0, 0) for action in range(_ACTIONS)),
     )
 )
@@ -143,14 +178,14 @@ _MARKED_VALUES = frozenset(
     for action in range(_ACTIONS)
     for name in (0, 1)
     for value in (0, 1)
-    if action != _MARK or name or not value
+    if action != MARK or name or not value
 )
 _IS_VALUE = bytes(kind > 0 for kind in range(256))
 # (action, type of its value)
 _VALUED = frozenset(
     (
-        *(_code(action, 0) for action in (_MAKE_MAP, _MAKE_LIST, _DELETE, _MAKE_TEXT)),
-        *(_code(action, kind) for action in (_SET, _MARK) for kind in range(_VALUE_TYPES)),
-        *(_code(_INCREMENT, kind) for kind in (VALUE_INT, VALUE_UINT)),
+        *(_code(action, 0) for action in (MAKE_MAP, MAKE_LIST, DELETE, MAKE_TEXT)),
+        *(_code(action, kind) for action in (SET, MARK) for kind in range(_VALUE_TYPES)),
+        *(_code(INCREMENT, kind) for kind in (VALUE_INT, VALUE_UINT)),
     )
 )

@@ -12,12 +12,13 @@ checksum is the hash's first four bytes. Type 2 is type 1 with a deflated body; 
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from typing import Final
 
-from sync.core.change_rows import COLUMNS, check_rows, count_operations, has_keys
+from sync.core.change_rows import COLUMNS, check_rows, check_writing, count_operations, has_keys
 from sync.core.identifiers import ActorId, ChangeHash
 from sync.core.leb128 import Malformed, encode_uleb, read_sleb, read_uleb
 from sync.core.limits import (
@@ -199,11 +200,57 @@ def _inflate(deflated: bytes, max_bytes: int) -> bytes:
     return body
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeBody:
+    """A change's body, and where in it things are; `actors` are all that it names, its own first."""
+
+    body: bytes
+    deps: tuple[ChangeHash, ...]
+    actors: tuple[ActorId, ...]
+    seq: int
+    start_op: int
+    columns: Mapping[int, tuple[int, int]]
+
+
+def open_change(chunk: bytes) -> ChangeBody:
+    """Reads a change that was checked, or that this daemon made.
+
+    Raises:
+        Malformed: it is none.
+    """
+    kind, start, _ = _read_header(chunk, 0)
+    body = chunk[start:] if kind == _CHANGE else zlib.decompress(chunk[start:], wbits=-zlib.MAX_WBITS)
+    return _read_body(body, _OWN_LIMITS)
+
+
 def _check_body(body: bytes, digest: bytes, chunk: bytes, limits: ChangeLimits) -> CheckedChange:
+    opened = _read_body(body, limits)
+    columns, start_op, actors = opened.columns, opened.start_op, len(opened.actors)
+    op_count = count_operations(body, columns, limits.max_ops)
+    if start_op + op_count - 1 > limits.max_op:
+        raise Malformed("an operation counter that can't be")
+    check_rows(body, columns, op_count, actors=actors, next_op=start_op + op_count, max_preds=limits.max_ops)
+    check_writing(body, columns, actors)
+    return CheckedChange(
+        hash=digest,
+        deps=opened.deps,
+        actor=opened.actors[0],
+        seq=opened.seq,
+        start_op=start_op,
+        op_count=op_count,
+        chunk=chunk,
+        inflated_size=len(body),
+        touches_maps=has_keys(columns),
+    )
+
+
+def _read_body(body: bytes, limits: ChangeLimits) -> ChangeBody:
     end = len(body)
     count, position = _read_length(body, 0, end, limits.max_deps, "dependencies")
     behind = _behind(position, count * _HASH_BYTES, end)
     deps = tuple(body[at : at + _HASH_BYTES] for at in range(position, behind, _HASH_BYTES))
+    if any(one >= other for one, other in pairwise(deps)):
+        raise Malformed("dependencies are not in order")
     actor, position = _read_actor(body, behind, end)
     seq, position = read_uleb(body, position, end)
     start_op, position = read_uleb(body, position, end)
@@ -221,28 +268,15 @@ def _check_body(body: bytes, digest: bytes, chunk: bytes, limits: ChangeLimits) 
     except UnicodeDecodeError as error:
         raise Malformed("a message that is not UTF-8") from error
     count, position = _read_length(body, behind, end, limits.max_actors, "actors")
+    actors = [actor]
     previous = b""
     for _ in range(count):
         other, position = _read_actor(body, position, end)
         if other <= previous or other == actor:
             raise Malformed("actors are not in order")
         previous = other
-    columns = _read_columns(body, position, end)
-    op_count = count_operations(body, columns, limits.max_ops)
-    if start_op + op_count - 1 > limits.max_op:
-        raise Malformed("an operation counter that can't be")
-    check_rows(body, columns, op_count, actors=count + 1, next_op=start_op + op_count, max_preds=limits.max_ops)
-    return CheckedChange(
-        hash=digest,
-        deps=deps,
-        actor=actor,
-        seq=seq,
-        start_op=start_op,
-        op_count=op_count,
-        chunk=chunk,
-        inflated_size=end,
-        touches_maps=has_keys(columns),
-    )
+        actors.append(other)
+    return ChangeBody(body, deps, tuple(actors), seq, start_op, _read_columns(body, position, end))
 
 
 def _read_columns(body: bytes, position: int, end: int) -> dict[int, tuple[int, int]]:
@@ -287,6 +321,8 @@ def _behind(position: int, size: int, end: int) -> int:
     return position + size
 
 
+# What this daemon writes in one transaction is bounded where it writes it.
+_OWN_LIMITS = ChangeLimits(max_op=2**32)
 _CHANGE, _DEFLATED_CHANGE = 1, 2
 _OTHER_TYPES = {0: "a whole document", 3: "a bundle of changes"}
 _HEADER_BYTES = 9  # magic, checksum, type; the length follows

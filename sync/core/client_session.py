@@ -44,6 +44,8 @@ from sync.core.sync_message import SyncMessage, SyncMessageInvalid, decode_sync_
 MAX_HELD = MAX_HELD_EVENTS + MAX_REQUESTS_IN_FLIGHT
 # Runtime documents that were followed and left: messages about them may still be under way.
 _REMEMBERED_RUNTIMES = 16
+# Runtime documents followed at a time: as many as could be replaced while one join is under way.
+_MAX_CANDIDATES = 8
 _MAX_URL_CHARS = 100
 
 
@@ -88,6 +90,8 @@ class Received:
         runtime_moved: the current runtime document's replica changed, or another document took its place.
         messages: events and answers in the daemon's order, each with its state in the replicas.
         complaints: texts of `error` frames.
+        refusal: the error that answered the session's own question, whether the runtime document is complete. The next
+            event about that document tells as well.
     """
 
     joined: bool = False
@@ -95,6 +99,7 @@ class Received:
     runtime_moved: bool = False
     messages: list[Message] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    refusal: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,9 @@ class ClientSession:
         self.runtime: ReplicaSession | None = None
         # The document that the notebook names and that is not complete yet.
         self._coming: ReplicaSession | None = None
+        # It, and others that were named or expected on the way to it: older states of the notebook name older ones. The
+        # daemon must hear of what it has sent of them, should the notebook come back to one.
+        self._candidates: dict[DocumentId, ReplicaSession] = {}
         self._left: deque[DocumentId] = deque(maxlen=_REMEMBERED_RUNTIMES)
         self._held: deque[_Held] = deque()
         self._last_request = 0
@@ -145,16 +153,17 @@ class ClientSession:
         self._requests.clear()
         self._own_requests.clear()
         self._held.clear()
+        self._candidates.clear()
+        if self._coming is not None:
+            self._candidates[self._coming.document_id] = self._coming
+            self._ask_for_completeness()
         for session in self._sessions():
             session.begin()
-        if self._coming is not None:
-            self._ask_for_completeness()
 
     def expect(self, runtime_id: DocumentId) -> None:
         """Names the runtime document before the notebook document does, so that both are asked for at once."""
-        if runtime_id not in (session.document_id for session in self._sessions()):
-            self._coming = ReplicaSession(runtime_id)
-            self._ask_for_completeness()
+        if self.runtime is None or self.runtime.document_id != runtime_id:
+            self._await(runtime_id)
 
     def request(self, method: str, params: Mapping[str, Any]) -> int:
         """Queues a request behind the edits made before it; its id comes back in an `Answer`.
@@ -309,8 +318,20 @@ class ClientSession:
         if self.runtime is not None and self.runtime.document_id == named:
             self._coming = None
         elif self._coming is None or self._coming.document_id != named:
-            self._coming = ReplicaSession(named)
-            self._ask_for_completeness()
+            self._await(named)
+
+    def _await(self, runtime_id: DocumentId) -> None:
+        if runtime_id in self._left:
+            self._left.remove(runtime_id)
+        if runtime_id not in self._candidates:
+            if len(self._candidates) >= _MAX_CANDIDATES:
+                self._leave(self._candidates.pop(next(iter(self._candidates))))
+            self._candidates[runtime_id] = ReplicaSession(runtime_id)
+        self._coming = self._candidates[runtime_id]
+        self._ask_for_completeness()
+
+    def _leave(self, session: ReplicaSession) -> None:
+        self._left.append(session.document_id)
 
     def _ask_for_completeness(self) -> None:
         # The answer names heads of the new document, and comes when they were written: then the document is complete.
@@ -327,20 +348,29 @@ class ClientSession:
             return True
         if self.runtime is not None and held.runtime == self.runtime.document_id:
             return self.runtime.holds(held.heads)
-        coming = self._coming
-        if coming is None or held.runtime != coming.document_id or not coming.holds(held.heads):
+        candidate = self._candidates.get(held.runtime)
+        if candidate is None or not candidate.holds(held.heads):
             return False
-        if self.runtime is not None:
-            self._left.append(self.runtime.document_id)
-        self.runtime, self._coming = coming, None
-        received.runtime_moved = True
+        if candidate is self._coming:
+            self._take_over(candidate)
+            received.runtime_moved = True
         return True
+
+    def _take_over(self, coming: ReplicaSession) -> None:
+        """The document that the notebook names is complete: it is the one to read."""
+        for session in (self.runtime, *self._candidates.values()):
+            if session is not None and session is not coming:
+                self._leave(session)
+        self._candidates.clear()
+        self.runtime, self._coming = coming, None
 
     def _give(self, message: Message, received: Received) -> None:
         if isinstance(message, Answer) and message.request_id in self._own_requests:
             self._own_requests.discard(message.request_id)
+            received.refusal = message.error or received.refusal
         else:
             received.messages.append(message)
 
     def _sessions(self) -> list[ReplicaSession]:
-        return [session for session in (self.notebook, self.runtime, self._coming) if session is not None]
+        sessions = [self.notebook, *self._candidates.values()]
+        return sessions if self.runtime is None else [*sessions, self.runtime]

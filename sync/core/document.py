@@ -1,11 +1,11 @@
 """One shared document: the Automerge replica, the log of its changes, and how far peers may see it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from sync.core.binding import Replica, Transaction
 from sync.core.change_log import ChangeLog, LoggedChange
-from sync.core.identifiers import ActorId, DocumentId, Heads, automerge_url
+from sync.core.identifiers import ActorId, ChangeHash, DocumentId, Heads, automerge_url
 from sync.core.notices import Notice
 
 # A joining peer loads one document chunk in half the time of the same changes one by one; below this size the changes
@@ -70,6 +70,10 @@ class Document:
     def published_heads(self) -> Heads:
         """Heads that peers may hear of."""
         return self.log.heads(self.published)
+
+    def has(self, heads: Iterable[ChangeHash]) -> bool:
+        """Whether all of these changes are here."""
+        return all(change_hash in self.log for change_hash in heads)
 
     def commit(self, write: Callable[[Transaction], None]) -> bool:
         """Runs `write` in one transaction and logs its change; False if it changed nothing.

@@ -42,6 +42,10 @@ MAX_QUEUED_EXECUTIONS = 10_000  # of one room: ten runs of the biggest notebooks
 # One outgoing sync payload. What a slow peer has in flight, and how long one document holds up the others' frames.
 MAX_SYNC_PAYLOAD = 256 * 1024
 
+# Where one write to a socket ends, of each kind: sync payloads, notices, the rest. What a slow peer has in flight is copied
+# twice on its way; a fast one gains nothing from larger writes.
+MAX_BATCH_BYTES = MIB
+
 MAX_NEED = 64  # missing dependencies asked for at once: the peer then sends what is behind them as well
 MAX_HEADS = 1000  # hashes in one set of heads: as many branches would have to be open at once
 MAX_HAVE = 16  # entries of `have` in a sync message: stock clients send one
@@ -50,21 +54,16 @@ MAX_HAVE = 16  # entries of `have` in a sync message: stock clients send one
 # message, and each keystroke is a change: this is days of typing. Reading as many takes 20 ms, checking them 3 s.
 MAX_SYNC_ENTRIES = 100_000
 
-MAX_DOCUMENTS_PER_PEER = 1000  # on one connection: two for each open notebook; a subscription costs a few KB
-
-# Events held for one notebook of one peer until their state is written; more leave a gap in `seq`.
-MAX_HELD_EVENTS = 1000
-
-# Presence, cursors and whatever else peers tell one another through us: it costs every other peer its size.
-MAX_RELAYED_BYTES = 64 * 1024
-
 # What the daemon holds for a peer that does not read: frames, events and their buffers. Then it is dropped.
 MAX_PEER_BYTES = 8 * MIB
 
 # --- Changes, before they reach the Rust core
 
-# Sync messages with changes that wait for the doc-writer; beyond, the peers that send them are not read.
+# Sync messages with changes that wait for the doc-writer, and their bytes; beyond, the peers that send them are not read.
 MAX_PENDING_CHANGES = 64
+MAX_PENDING_BYTES = 32 * MIB  # two of the largest frames
+# Operations that are applied in one go (0.5 to 3 us each, in which nothing else runs); more come one group after another.
+MAX_GROUP_OPS = 10_000
 
 # Operations of one change: 115 bytes can say 2 million, which took 5.8 s and 1 GB to apply. This many take 0.3 s.
 MAX_CHANGE_OPS = 100_000
@@ -96,5 +95,4 @@ MAX_HELD_EVENTS = 1000
 
 MAX_DOCUMENTS_PER_PEER = 200  # two for each notebook: nobody works in a hundred notebooks on one connection
 MAX_RELAYED_BYTES = 64 * 1024  # presence and cursors have some hundred bytes; this is multiplied by the number of peers
-MAX_PENDING_CHANGES = 64  # messages with changes that wait for a doc-writer: some milliseconds of its work
 MAX_ROOMS = 500  # open notebooks: each has a task tree, two documents and maybe a kernel of 50 MB

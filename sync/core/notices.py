@@ -11,9 +11,11 @@ class Notice:
 
     `requires` maps documents to positions in their logs; `data` is the encoded JSON-RPC object, shared by all peers.
     `droppable`: an event, which may be left out when a peer is too slow (the gap shows in `seq`); responses never are.
+    `request_id` is what a response answers.
     """
 
     document_id: DocumentId
     requires: tuple[tuple[DocumentId, int], ...]
     data: bytes
     droppable: bool
+    request_id: str | int | None = None

@@ -5,7 +5,6 @@ payloads are made at the moment they are written and no queue of encoded message
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sync.core.document import Document
@@ -18,7 +17,7 @@ from sync.core.frames import (
     encode_frame,
 )
 from sync.core.identifiers import DocumentId, PeerId, SessionId
-from sync.core.limits import MAX_HELD_EVENTS, MAX_PEER_BYTES, MAX_SYNC_PAYLOAD
+from sync.core.limits import MAX_BATCH_BYTES, MAX_HELD_EVENTS, MAX_PEER_BYTES, MAX_SYNC_PAYLOAD
 from sync.core.notices import Notice
 from sync.core.subscription import Subscription
 
@@ -70,11 +69,12 @@ class Outbox:
         self._max_payload = max_payload
         self._prefixes: dict[DocumentId, SyncFramePrefix] = {}
         self._lanes: dict[DocumentId, _Lane] = {}
-        self._immediate: deque[bytes] = deque()
-        self._immediate_bytes = 0
-        self._held_bytes = 0
+        # Frames, or with a prefix the data of an ephemeral message, which gets its count when it is written.
+        self._immediate: deque[tuple[EphemeralFramePrefix | None, bytes]] = deque()
+        self._waiting_bytes = 0
+        self._writing_bytes = 0
         self._count = 0
-        self._next_subscription = 0
+        self._turn = 0
 
     def subscribe(self, document: Document, *, origin: object, writable: bool) -> Subscription:
         """Adds a document to this connection; the peer's first sync message makes it live."""
@@ -83,13 +83,19 @@ class Outbox:
         self._prefixes[document.id] = SyncFramePrefix(self.sender, self.target, document.id)
         return subscription
 
-    def unsubscribe(self, document_id: DocumentId) -> None:
-        """Ends a document on this connection: its frames and what was held for it are gone."""
+    def unsubscribe(self, document_id: DocumentId) -> list[str | int]:
+        """Ends a document on this connection: its frames and what was held for it are gone.
+
+        Returns:
+            The requests whose responses were held.
+        """
         self.subscriptions.pop(document_id, None)
         self._prefixes.pop(document_id, None)
         lane = self._lanes.pop(document_id, None)
-        if lane is not None:
-            self._held_bytes -= lane.size
+        if lane is None:
+            return []
+        self._waiting_bytes -= lane.size
+        return [notice.request_id for notice in lane.notices if notice.request_id is not None]
 
     def push(self, notice: Notice) -> None:
         """Queues an event or a response behind everything that was queued for its notebook.
@@ -102,15 +108,34 @@ class Outbox:
             prefix = EphemeralFramePrefix(self.sender, self.target, notice.document_id, self.session_id)
             lane = self._lanes[notice.document_id] = _Lane(prefix)
         size = len(notice.data)
-        full = self._held_bytes + self._immediate_bytes + size > MAX_PEER_BYTES
-        if notice.droppable and (full or len(lane.notices) >= MAX_HELD_EVENTS):
+        if notice.droppable and (not self._has_room(size) or len(lane.notices) >= MAX_HELD_EVENTS):
             self.statistics.notices_dropped += 1
             return
-        if full:
-            raise OutboxFull
+        if not self._has_room(size):
+            self._drop_events()
+            if not self._has_room(size):
+                raise OutboxFull
         lane.notices.append(notice)
         lane.size += size
-        self._held_bytes += size
+        self._waiting_bytes += size
+
+    def unopened(self, notice: Notice) -> DocumentId | None:
+        """The document that the notice waits for and that the peer has not opened, or never acknowledged; None if none."""
+        for document_id, _ in notice.requires:
+            subscription = self.subscriptions.get(document_id)
+            if subscription is None or not subscription.first_acknowledged:
+                return document_id
+        return None
+
+    def withdraw(self, notice: Notice) -> bool:
+        """Takes back a notice; False if it was written, or is gone."""
+        lane = self._lanes.get(notice.document_id)
+        if lane is None or notice not in lane.notices:
+            return False
+        lane.notices.remove(notice)
+        lane.size -= len(notice.data)
+        self._waiting_bytes -= len(notice.data)
+        return True
 
     def push_ephemeral(self, document_id: DocumentId, data: bytes) -> None:
         """Queues an error response: it speaks of no state, so nothing holds it.
@@ -118,10 +143,7 @@ class Outbox:
         Raises:
             OutboxFull: the peer does not read what it asks for.
         """
-        self._count += 1
-        self._push_immediate(
-            encode_frame(Ephemeral(self.sender, self.target, document_id, self.session_id, self._count, data))
-        )
+        self._push_immediate(data, EphemeralFramePrefix(self.sender, self.target, document_id, self.session_id))
 
     def push_relayed(self, frame: Ephemeral) -> None:
         """Queues another peer's ephemeral message, its sender, session and count unchanged; dropped when slow.
@@ -134,7 +156,7 @@ class Outbox:
         data = encode_frame(
             Ephemeral(frame.sender_id, self.target, frame.document_id, frame.session_id, frame.count, frame.data)
         )
-        if self._held_bytes + self._immediate_bytes + len(data) > MAX_PEER_BYTES // 2:
+        if not self._has_room(MAX_PEER_BYTES // 2 + len(data)):
             self.statistics.notices_dropped += 1
             return
         self._push_immediate(data)
@@ -147,41 +169,65 @@ class Outbox:
         """Queues an `error` frame, which stock clients log."""
         self._push_immediate(encode_frame(ErrorFrame(self.sender, self.target, message)))
 
-    def _push_immediate(self, frame: bytes) -> None:
-        if self._held_bytes + self._immediate_bytes + len(frame) > MAX_PEER_BYTES:
-            raise OutboxFull
-        self._immediate.append(frame)
-        self._immediate_bytes += len(frame)
+    def _push_immediate(self, data: bytes, prefix: EphemeralFramePrefix | None = None) -> None:
+        if not self._has_room(len(data)):
+            self._drop_events()
+            if not self._has_room(len(data)):
+                raise OutboxFull
+        self._immediate.append((prefix, data))
+        self._waiting_bytes += len(data)
+
+    def _has_room(self, size: int) -> bool:
+        return self.held_bytes + size <= MAX_PEER_BYTES
+
+    def _drop_events(self) -> None:
+        """Makes room for what must not be dropped."""
+        for lane in self._lanes.values():
+            kept = deque(notice for notice in lane.notices if not notice.droppable)
+            size = sum(len(notice.data) for notice in kept)
+            self.statistics.notices_dropped += len(lane.notices) - len(kept)
+            self._waiting_bytes -= lane.size - size
+            lane.notices, lane.size = kept, size
 
     def next_batch(self) -> list[bytes]:
-        """The frames of the next write, in order; empty if nothing may be written now.
+        """The frames of the next write, in order; empty if nothing may be written now. The last batch was written.
 
-        One round over the subscriptions, at most about `MAX_SYNC_PAYLOAD` each, then every notice that is covered by
-        what was written up to then, this batch included.
+        What nothing holds back, then one round over the subscriptions, at most about `MAX_SYNC_PAYLOAD` each, then
+        every notice that is covered by what was written up to then, this batch included. Each of the three ends at
+        about `MAX_BATCH_BYTES` and goes on in the next batch.
         """
-        frames = list(self._immediate)
-        self._immediate.clear()
-        self._immediate_bytes = 0
-        for document_id, subscription in self._in_turn():
-            payload = subscription.next_payload(self._max_payload)
-            if payload is not None:
-                frames.append(self._prefixes[document_id].frame(payload.data))
-                self.statistics.payloads += 1
+        frames: list[bytes] = []
+        self._writing_bytes = 0
+        while self._immediate and self._writing_bytes < MAX_BATCH_BYTES:
+            prefix, data = self._immediate.popleft()
+            frames.append(data if prefix is None else prefix.frame(self._next_count(), data))
+            self._begin_writing(len(data))
+        self._add_payloads(frames)
         for lane in self._lanes.values():
             if lane.notices:
-                frames.extend(self._release(lane))
+                self._release(lane, frames)
         return frames
 
-    def _in_turn(self) -> list[tuple[DocumentId, Subscription]]:
-        items = list(self.subscriptions.items())
-        if not items:
-            return items
-        start = self._next_subscription % len(items)
-        self._next_subscription += 1
-        return items[start:] + items[:start]
+    def _add_payloads(self, frames: list[bytes]) -> None:
+        """One round; the next begins behind the document that this one ended at, or else one further."""
+        documents = list(self.subscriptions)
+        size = 0
+        for step in range(len(documents)):
+            if size >= MAX_BATCH_BYTES:
+                self._turn += step
+                return
+            document_id = documents[(self._turn + step) % len(documents)]
+            payload = self.subscriptions[document_id].next_payload(self._max_payload)
+            if payload is not None:
+                frames.append(self._prefixes[document_id].frame(payload.data))
+                size += len(payload.data)
+                self.statistics.payloads += 1
+        self._turn += 1
 
-    def _release(self, lane: _Lane) -> Iterator[bytes]:
-        while lane.notices:
+    def _release(self, lane: _Lane, frames: list[bytes]) -> None:
+        """Adds the notices of a lane that are covered; more than `MAX_BATCH_BYTES` wait for the next batch."""
+        size = 0
+        while lane.notices and size < MAX_BATCH_BYTES:
             notice = lane.notices[0]
             if not self._covered(notice):
                 if lane.counted_held is not notice:
@@ -190,10 +236,19 @@ class Outbox:
                 return
             lane.notices.popleft()
             lane.size -= len(notice.data)
-            self._held_bytes -= len(notice.data)
-            self._count += 1
+            size += len(notice.data)
+            self._begin_writing(len(notice.data))
             self.statistics.notices_written += 1
-            yield lane.prefix.frame(self._count, notice.data)
+            frames.append(lane.prefix.frame(self._next_count(), notice.data))
+
+    def _begin_writing(self, size: int) -> None:
+        self._waiting_bytes -= size
+        self._writing_bytes += size
+
+    def _next_count(self) -> int:
+        """Receivers drop what is not above the last that they saw, so it is given out in the order of writing."""
+        self._count += 1
+        return self._count
 
     def _covered(self, notice: Notice) -> bool:
         for document_id, position in notice.requires:
@@ -204,5 +259,5 @@ class Outbox:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait in this outbox (payloads are made when written and are not held)."""
-        return self._held_bytes + self._immediate_bytes
+        """Bytes that wait in this outbox or are being written (payloads are made when written and are not held)."""
+        return self._waiting_bytes + self._writing_bytes

@@ -70,8 +70,6 @@ def copy_runtime(reader: Reader, heads: Heads | None = None) -> Iterator[Prepare
 
     Little is read before it is asked for, so whoever copies stops when the time is up; with `heads` the document may go on
     changing meanwhile.
-
-    Closed comms are not in it: their ids are free to come back in the copy.
     """
 
     def read(obj: ObjId, key: str) -> Any:

@@ -91,7 +91,6 @@ class RuntimeSchema:
         self._executions: dict[str, ObjId] = {}
         self._cells: dict[str, _Cell] = {}
         self._comms: dict[str, _Comm] = {}
-        self._closed_comms: set[str] = set()
         self._kernel_log = ManifestList(b"", rotate_after)
 
     def create(
@@ -153,8 +152,6 @@ class RuntimeSchema:
             case OpenComm():
                 return self._open_comm(tx, mutation)
             case CloseComm(comm_id):
-                if comm_id in self._comms:
-                    self._closed_comms.add(comm_id)
                 return self._remove(tx, "comms", self._comms, comm_id)
             case AddCell():
                 return self._add_cell(tx, mutation)
@@ -282,7 +279,7 @@ class RuntimeSchema:
 
     def _open_comm(self, tx: Transaction, opened: OpenComm) -> bool:
         comm_id = opened.comm_id
-        if comm_id in self._comms or comm_id in self._closed_comms or not is_key(comm_id):
+        if comm_id in self._comms or not is_key(comm_id):
             return False
         entry = self._new_map(tx, "comms", comm_id)
         put_map(tx, entry.obj, _given(opened, ("target_name", "model_module", "model_name", "order")))

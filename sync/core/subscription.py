@@ -31,7 +31,8 @@ class Payload:
 class Subscription:
     """The state of one (connection, document); data without a task.
 
-    `origin` is the key of the connection: changes with this origin are not sent back.
+    `origin` is the key of the connection: changes with this origin are not sent back. `sent` is the position up to which
+    the peer has everything, from us or from before.
     """
 
     def __init__(self, document: Document, *, origin: object, writable: bool) -> None:
@@ -44,7 +45,6 @@ class Subscription:
     def _begin(self) -> None:
         self.live = False
         self.sent = 0
-        self.acknowledged = 0
         self.first_acknowledged = False
         self._outstanding = False
         self._message_due = False
@@ -57,18 +57,17 @@ class Subscription:
         """Takes what the peer says of its replica; its changes are the doc-writer's business."""
         log = self.document.log
         if self.first_acknowledged and not message.heads:
-            # The peer threw its replica away and asks anew, on the same connection.
+            # The peer threw its replica away and asks anew, on the same connection: its own changes are gone as well.
+            self.origin = object()
             self._begin()
         if not self.live:
             self.live = True
             self._message_due = True
-            last_sync = [change_hash for hashes in message.last_sync for change_hash in hashes]
-            self._peer_had = frozenset(log.ancestors([*message.heads, *last_sync]))
-            self._join_from_nothing = not self._peer_had
-        self.note_heads(message.heads)
+            self._skip_what_it_has(message)
+        self.first_acknowledged = self.first_acknowledged or bool(message.heads)
         for change_hash in message.need[:MAX_NEED]:
             position = log.position_of(change_hash)
-            if position is not None and position <= self.document.published:
+            if position is not None and position <= self.document.published and len(self._resend) < MAX_NEED:
                 self._resend.add(position - 1)
         unknown = any(change_hash not in log for change_hash in message.heads)
         if unknown and not message.changes and self.writable and message.heads != self._answered_heads:
@@ -77,21 +76,31 @@ class Subscription:
             self._answered_heads = message.heads
             self._message_due = True
 
-    def note_heads(self, heads: Iterable[ChangeHash]) -> None:
-        """The peer's replica has these heads: an acknowledgement of all that is behind those that we know."""
+    def _skip_what_it_has(self, message: SyncMessage) -> None:
+        """The peer comes with a replica from before: what is behind its heads is not sent."""
         log = self.document.log
-        heads = tuple(heads)
-        if not heads:
-            return
-        self.first_acknowledged = True
-        known = [change_hash for change_hash in heads if change_hash in log]
-        found = log.ancestors(known, self.acknowledged)
-        while self.acknowledged in found or self.acknowledged in self._peer_had:
-            self.acknowledged += 1
+        position = max((log.position_of(change_hash) or 0 for change_hash in message.heads), default=0)
+        if log.heads(position) == message.heads:
+            # As most come back: with a state that we had. No need to look at each change behind it.
+            had: set[int] = set()
+            self.sent = position
+        else:
+            hashes = list(message.heads)
+            if any(change_hash not in log for change_hash in message.heads):
+                # With edits that we lack, only this tells what it had of ours. A replica without heads has nothing,
+                # whatever its storage remembers of the last sync.
+                hashes += [change_hash for last_sync in message.last_sync for change_hash in last_sync]
+            had = log.ancestors(hashes)
+            while self.sent in had:
+                self.sent += 1
+        # Its own newest changes may be in the log and not published yet.
+        self.sent = min(self.sent, self.document.published)
+        self._peer_had = frozenset(index for index in had if index >= self.sent)
+        self._join_from_nothing = not self.sent and not self._peer_had
 
     def need(self, missing: Iterable[ChangeHash]) -> None:
         """Asks the peer for dependencies of changes that it sent and we could not take yet."""
-        self._need = tuple(sorted(missing))[:MAX_NEED]
+        self._need = tuple(sorted({*self._need, *missing}))[:MAX_NEED]
         self._message_due = True
 
     def make_read_only(self) -> None:
@@ -136,13 +145,18 @@ class Subscription:
             changes = log.payload(start, end, without=self.origin, skip=self._peer_had)
             if changes:
                 chunks.append(changes)
-        chunks.extend(log[index].chunk for index in sorted(self._resend) if index < start)
+                max_bytes -= len(changes)
+        while self._resend and (max_bytes > 0 or not chunks):
+            # It said that it lacks them, whatever we thought of it; twice does no harm.
+            index = min(self._resend)
+            self._resend.discard(index)
+            chunks.append(log[index].chunk)
+            max_bytes -= len(chunks[-1])
         heads = log.heads(end)
         # To a peer that may write, no capability list at all: with one, stock clients send their whole document in
         # place of a few changes (see `encode_sync_message`), which nobody could check.
         read_only = None if self.writable else True
         data = encode_sync_message(heads, need=self._need, have=heads, changes=chunks, read_only=read_only)
-        self._resend.clear()
         self._need = ()
         self._message_due = False
         self._outstanding = True

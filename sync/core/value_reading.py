@@ -142,7 +142,7 @@ def _hash_of(value: Mapping[str, Any]) -> str | None:
 def _parse(text: str | bytes) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not only its own errors: invalid UTF-8 is a UnicodeDecodeError
         pass
     try:
         return json.loads(text)  # slower, but it reads what msgspec refuses: 1e999, surrogates

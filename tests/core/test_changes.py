@@ -310,7 +310,7 @@ def test_all_changes_of_a_blob_have_bounds_together() -> None:
 
 
 def test_the_bound_on_dependencies_is_exact() -> None:
-    head = b"\x02" + bytes(64) + b"\x10" + ACTOR + b"\x01\x05\x00\x00\x00"
+    head = b"\x02" + bytes(63) + b"\x01" + b"\x10" + ACTOR + b"\x01\x05\x00\x00\x00"
     assert len(check_change(chunk_of(body(PUT, head=head)), ChangeLimits(max_deps=2)).deps) == 2
     assert "dependencies" in reason(chunk_of(body(PUT, head=head)), ChangeLimits(max_deps=1))
 
@@ -362,7 +362,8 @@ def delete(**columns: bytes) -> dict[int, bytes]:
 
 
 def changed(base: dict[int, bytes], columns: dict[str, bytes]) -> dict[int, bytes]:
-    return dict(sorted((base | {_COLUMNS[name]: data for name, data in columns.items()}).items()))
+    both = base | {_COLUMNS[name]: data for name, data in columns.items()}
+    return dict(sorted((column, data) for column, data in both.items() if data))
 
 
 _COLUMNS = {

@@ -45,7 +45,7 @@ class Schedules(RuleBasedStateMachine):
     def begin(self) -> None:
         self.daemon = SimulatedDaemon(self.outbox_type)
         self.daemon.join("a")
-        self.daemon.join("b")
+        self.daemon.join("b", expects_runtime=True)
 
     def client(self, index: int) -> SimulatedClient:
         return self.daemon.clients[index % len(self.daemon.clients)]
@@ -87,9 +87,9 @@ class Schedules(RuleBasedStateMachine):
         self.daemon.connect(self.client(index))
 
     @precondition(lambda self: len(self.daemon.clients) < 3)
-    @rule()
-    def join(self) -> None:
-        self.daemon.join("c")
+    @rule(expects=st.booleans())
+    def join(self, expects: bool) -> None:
+        self.daemon.join("c", expects_runtime=expects)
 
     @precondition(lambda self: len(self.daemon.documents) < 6)
     @rule(announced=st.booleans())

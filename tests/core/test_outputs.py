@@ -321,6 +321,20 @@ def test_captured_text_joins_a_stream_that_the_kernel_put_there(kernel: Fixture)
     assert kernel.shown(COMM) == [("stdout", "a\nbc")]
 
 
+def test_what_the_kernel_put_into_a_capture_counts_as_captured() -> None:
+    kernel = Fixture(captures=70)
+    put: list[Output] = [
+        DisplayOutput("1", "display_data", text("x"), {}),
+        ErrorOutput("2", "E", "v", ("t",)),
+        StreamOutput("3", "stdout", ("abc",)),
+        DisplayOutput("4", "display_data", text("y"), {}),
+        DisplayOutput("5", "display_data", text("z" * 90), {}),
+    ]
+    kernel.reducer.reset(COMM, put)
+    assert kernel.reducer.outputs(COMM)[:4] == put[:4]
+    assert visible(kernel.reducer.outputs(COMM)[4])[1].startswith("[notebookd: no room")
+
+
 def test_outputs_of_a_cell_are_not_in_memory(kernel: Fixture) -> None:
     with pytest.raises(ValueError, match="not in memory"):
         kernel.reducer.outputs(CELL)
@@ -359,6 +373,23 @@ def test_a_late_carriage_return_overwrites_the_last_line_of_an_ended_output() ->
     kernel.print("\r60%")
     (mutation,) = kernel.drain()
     assert mutation == EditStream(CELL, "id-0", 1, ("60%",))
+
+
+def test_a_late_carriage_return_overwrites_a_long_line_of_an_ended_output(kernel: Fixture) -> None:
+    kernel.print("line\n" + "w" * 2000)
+    kernel.drain()
+    kernel.reducer.end(CELL)
+    kernel.drain()
+    kernel.print("\rX")
+    # Only this segment is still in memory.
+    assert kernel.drain() == [EditStream(CELL, "id-0", 1, ("X" + "w" * 1999,))]
+
+
+def test_captured_text_is_all_there_though_it_grew_beyond_what_is_kept() -> None:
+    kernel = Fixture(kept=20)
+    kernel.print("\x1b[50Gx\n", target=COMM)
+    kernel.drain()
+    assert list(map(visible, kernel.reducer.outputs(COMM))) == [("stdout", " " * 49 + "x\n")]
 
 
 def test_the_end_of_an_escape_sequence_that_never_comes_is_shown(kernel: Fixture) -> None:

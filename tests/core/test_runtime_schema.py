@@ -60,7 +60,6 @@ class Model:
     """The document as a dict, and what each mutation means: what docs/wire.md says, with no thought of cost."""
 
     def __init__(self) -> None:
-        self.closed: set[str] = set()
         self.content: dict[str, Any] = {
             "schema": 1,
             "notebook": "automerge:x",
@@ -130,7 +129,7 @@ class Model:
             case RemoveCell(cell_id):
                 return cells.pop(cell_id, None) is not None
             case OpenComm(comm_id):
-                if comm_id in comms or comm_id in self.closed:
+                if comm_id in comms:
                     return False
                 names = ("target_name", "model_module", "model_name", "order", "state")
                 comms[comm_id] = {name: plain(getattr(mutation, name)) for name in names}
@@ -139,7 +138,6 @@ class Model:
             case SetCommState(comm_id) if comm_id in comms:
                 comms[comm_id]["state"] |= plain(mutation.state)
             case CloseComm(comm_id):
-                self.closed |= comms.keys() & {comm_id}
                 return comms.pop(comm_id, None) is not None
             case ClearOutputs(target) | TrimOutputs(target):
                 outputs = self.outputs(target)
@@ -350,13 +348,16 @@ def test_what_names_nothing_is_left_out_and_counted() -> None:
     assert replica.heads() == heads
 
 
-def test_a_comm_id_never_comes_back() -> None:
+def test_a_closed_comm_is_gone_and_another_kernel_may_use_its_id() -> None:
     replica, schema = new_document()
-    opened = OpenComm("k1", "jupyter.widget", "m", "Box", 1, {})
-    commit(replica, schema, opened, CloseComm("k1"))
-
-    assert commit(replica, schema, opened) == 1
-    assert read_runtime(replica)["comms"] == {}
+    opened = OpenComm("k1", "jupyter.widget", "m", "OutputModel", 1, {"a": 1})
+    commit(replica, schema, opened, AppendManifest(COMM, display("o")), CloseComm("k1"))
+    assert read_comm(replica, "k1") is None
+    assert commit(replica, schema, AppendManifest(COMM, display("o")), SetCommState("k1", {"a": 2})) == 2
+    assert commit(replica, schema, opened) == 0
+    entry = read_comm(replica, "k1")
+    assert entry is not None
+    assert (entry["state"], entry["outputs"]) == ({"a": 1}, [])
 
 
 @pytest.mark.parametrize("bad_id", ["", "\ud800"])

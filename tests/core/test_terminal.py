@@ -49,6 +49,13 @@ def shown(*pieces: str, line_limit: int = LIMIT) -> str:
         (["abc\r\x1b[31mX\nY"], "\x1b[31mX\x1b[0mbc\n\x1b[31mY"),
         (["\x1b[?25la\x1b[?25h\n"], "\x1b[?25la\x1b[?25h\n"),
         (["\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ ab\rL"], "Link\x1b]8;;\x1b\\ ab"),
+        (["ab\r\x1b[?25l", "\rc\rd"], "db"),
+        (["ab\x1b[1Kc\x1b[2J\x1b[?1Jd"], "ab\x1b[1Kc\x1b[2J\x1b[?1Jd"),
+        (
+            ["abc\r\x1b[38;5;208mX\x1b[48;2;1;2;3;1mY\x1b[22mZ"],
+            "\x1b[38;5;208mX\x1b[1;48;2;1;2;3mY\x1b[0;38;5;208;48;2;1;2;3mZ\x1b[0m",
+        ),
+        (["abc\r\x1b[4:3;10;11mX"], "\x1b[4:3mX\x1b[0mbc"),
         (["a\x1b"], "a\x1b"),
         (["a\x1b[3"], "a\x1b[3"),
         (["中文\rx"], "x文"),
@@ -131,8 +138,22 @@ def test_any_cut_of_a_stream_with_colours_shows_the_same(text: str, cuts: list[i
 
 
 @given(PLAIN_STREAMS, CUTS)
-def test_any_cut_shows_the_same_when_lines_are_too_long_to_be_edited(text: str, cuts: list[int]) -> None:
-    assert shown(*pieces_of(text, cuts), line_limit=8) == shown(text, line_limit=8)
+def test_looking_at_long_lines_changes_nothing(text: str, cuts: list[int]) -> None:
+    terminal = Terminal(8)
+    for piece in pieces_of(text, cuts):
+        terminal.write(piece)
+        terminal.text_from(0)
+    terminal.finish()
+    assert terminal.text_from(0) == shown(text, line_limit=8)
+
+
+def test_a_line_of_just_the_limit_can_be_gone_back_to_however_it_came() -> None:
+    whole, looked_at = Terminal(8), Terminal(8)
+    whole.write("x\nabcdefgh\n\x1b[AX")
+    looked_at.write("x\nabcdefgh")
+    looked_at.text_from(0)
+    looked_at.write("\n\x1b[AX")
+    assert whole.text_from(0) == looked_at.text_from(0) == "x\nXbcdefgh\n"
 
 
 def coloured(text: str) -> list[tuple[str, frozenset[str]]]:
@@ -333,3 +354,35 @@ def test_a_released_text_keeps_its_unfinished_line_open_whatever_its_length() ->
     assert document.take(release=True) == (0, ["line\n", "w" * 2000])
     document.write("\rX")
     assert document.take(release=True) == (1, ["X" + "w" * 1999])
+
+
+def test_an_edit_of_a_closed_segment_is_written_though_a_later_line_was_edited_too() -> None:
+    document = Document()
+    document.write("w" * 2000)
+    document.take()
+    document.write("\rX\nab\bc")
+    assert document.take() == (0, ["X" + "w" * 1999 + "\n", "ac"])
+
+
+def test_lines_closed_after_a_release_can_no_longer_be_gone_back_to() -> None:
+    document = Document()
+    document.write("one\n")
+    document.take(release=True)
+    document.write("two\n")
+    assert document.take() == (1, ["two\n"])
+    document.write("\x1b[Ax")
+    assert document.take() == (2, ["x"])
+
+
+def test_of_a_long_line_that_is_not_kept_only_the_end_can_be_overwritten() -> None:
+    document = Document(kept=1000)
+    document.write("x" * 2000 + "\n" + "w" * 2000)
+    document.take()
+    document.write("\rX")
+    assert document.take() == (1, ["X"])
+    document.write("YZ\rA")
+    assert document.take() == (1, ["AYZ"])
+
+
+def test_a_line_too_long_to_be_gone_back_to_stays_as_it_is() -> None:
+    assert shown("a" * 100 + "\n", "b\x1b[A", "X", line_limit=64) == "a" * 100 + "\nbX"

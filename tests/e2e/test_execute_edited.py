@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 import trio
+import trio.testing
 
 from tests.e2e.notebooks import open_notebook
 from tests.fakes import stock_peer
@@ -81,6 +82,7 @@ async def test_edits_that_never_arrive_are_a_heads_timeout_and_nothing_runs(tmp_
                     assert error["data"] == {"reason": "heads_timeout", "missing": [UNKNOWN]}
 
                 nursery.start_soon(execute)
+                await trio.testing.wait_all_tasks_blocked()  # it is sent first
                 nursery.start_soon(ask, "barrier")
                 nursery.start_soon(ask, "interrupt")
             assert answered == ["interrupt", "execute_cell", "barrier"]

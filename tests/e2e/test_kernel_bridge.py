@@ -530,3 +530,17 @@ async def test_a_broken_kernelspec_is_none(jupyter_home: Path) -> None:
 
     with pytest.raises(NoSuchKernel, match="cannot be read"):
         find_kernelspec("broken")
+
+
+async def test_the_bundled_notebook_runs_with_no_document_at_all(python: Life) -> None:
+    notebook = json.loads((Path(__file__).parents[2] / "daemon" / "examples" / "tour.ipynb").read_text())
+    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+    ran = [await python.execute(source) for source in sources]
+
+    assert [reply_of(messages).status for messages in ran] == ["ok", "error", "ok", "ok", "ok", "ok", "ok"]
+    kinds = [{message.header.msg_type for message in messages} for messages in ran]
+    assert {"stream", "execute_result"} <= kinds[0]
+    assert "error" in kinds[1]
+    assert "update_display_data" in kinds[5]
+    assert text_of(ran[6]) == "".join(f"step {n} of 4 is done\n" for n in range(1, 5))

@@ -12,6 +12,7 @@ from tests.fakes.daemon_process import running_daemon
 from tests.fakes.stock_peer import StockPeer
 
 SOURCES = {"a": "print('a ran')", "b": "print('b ran')"}
+RETRY_MS = 500  # the stock adapter gives up a handshake that takes longer than this
 THROTTLE = 0.3  # seconds; a stock client sends its changes at most 0.1 s late
 WATCHED = 0.5  # seconds; a peer and a daemon that answer each other for ever exchange 1 500 messages a second
 
@@ -37,7 +38,7 @@ async def test_edits_of_the_runtime_document_stay_with_the_peer_that_made_them(
     """An overwritten key, a deleted map: quiet afterwards, others never see them, later commits come all the same."""
     async with running_daemon(tmp_path) as daemon:
         notebook = await open_notebook(daemon, SOURCES)
-        async with notebook.joined(retry_ms=20) as vandal, notebook.joined() as other:
+        async with notebook.joined(retry_ms=RETRY_MS) as vandal, notebook.joined() as other:
             await notebook.execute(other, "a")
             await notebook.settle(other)
             runtime = await other.doc(notebook.runtime)
@@ -81,10 +82,10 @@ async def test_a_viewer_reads_and_is_heard_but_changes_nothing(tmp_path: Path) -
         notebook = await open_notebook(daemon, SOURCES)
         async with notebook.joined() as editor:
             before = await editor.heads(notebook.url)
-            async with notebook.joined(viewer_token="look", peer_id="viewer", retry_ms=20) as viewer:
+            async with notebook.joined(viewer_token="look", peer_id="viewer", retry_ms=RETRY_MS) as viewer:
                 await viewer.change(notebook.url, stock_peer.update_text(["cells", "a", "source"], "print('hacked')"))
                 await assert_quiet(notebook, viewer)
-                # Offline edits come before the client knows that it may not write: these are what is dropped.
+                assert len((await viewer.report(notebook.url))["error_frames"]) == 1
                 await viewer.disconnect()
                 await viewer.change(notebook.url, stock_peer.delete(["cells", "b"]))
                 await viewer.reconnect()
@@ -105,11 +106,10 @@ async def test_a_viewer_reads_and_is_heard_but_changes_nothing(tmp_path: Path) -
                 heads = await editor.change(
                     notebook.url, stock_peer.update_text(["cells", "b", "source"], "for all to see")
                 )
-                print("BARRIER", await editor.request(notebook.url, "barrier", at_heads=True))
-                print("VIEWER", await viewer.report(notebook.url))
-                await viewer.wait_heads(notebook.url, heads, within=5)
+                await viewer.wait_heads(notebook.url, heads)
                 report = await viewer.report(notebook.url)
-                assert len(report["error_frames"]) <= 1
+                assert len(report["error_frames"]) == 2  # one on each connection
+                assert "may only read" in report["error_frames"][0]
                 assert report["early"] == 0
             async with notebook.joined() as late:
                 assert await late.doc(notebook.url, ["cells", "a", "source"]) == "print('a ran')"
@@ -120,7 +120,7 @@ async def test_an_editors_change_that_is_too_big_ends_its_right_to_write_and_not
     """200 000 operations in 115 bytes: one error frame, read-only from then on; others and the daemon do not notice."""
     async with running_daemon(tmp_path) as daemon:
         notebook = await open_notebook(daemon, SOURCES)
-        async with notebook.joined(retry_ms=20) as peer, notebook.joined() as other:
+        async with notebook.joined(retry_ms=RETRY_MS) as peer, notebook.joined() as other:
             bomb = stock_peer.put(["cells", "a", "metadata", "list"], {"$nulls": 200_000})
             await peer.change(notebook.url, bomb)
             await peer.change(notebook.url, stock_peer.update_text(["cells", "a", "source"], "after the bomb"))

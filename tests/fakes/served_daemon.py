@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 
 START_SECONDS = 60  # Python and its imports on a loaded machine
 STOP_SECONDS = 20
@@ -31,7 +32,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class ServedDaemon:
-    """A running daemon and how to reach it; `root` is where it opens notebooks."""
+    """A running daemon and how to reach it; `root` is where it opens notebooks, `environment` is its own."""
 
     pid: int
     url: str
@@ -39,6 +40,7 @@ class ServedDaemon:
     token: str
     root: Path
     log: Path
+    environment: Mapping[str, str]
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client with its token."""
@@ -71,6 +73,18 @@ class ServedDaemon:
         notebook: dict[str, Any] = answer.raise_for_status().json()
         return notebook
 
+    def add_kernelspec(self, name: str, argv: Sequence[str]) -> None:
+        """Makes a kernelspec that this daemon finds."""
+        folder = Path(self.environment["JUPYTER_DATA_DIR"]) / "kernels" / name
+        folder.mkdir(parents=True)
+        spec = {"argv": list(argv), "display_name": name, "language": "python"}
+        (folder / "kernel.json").write_text(json.dumps(spec))
+
+    def kernels(self) -> list[psutil.Process]:
+        """The processes of its Python kernels, those that are only starting included."""
+        children = psutil.Process(self.pid).children()
+        return [child for child in children if any("ipykernel" in word for word in _command(child))]
+
     def send_signal(self, number: signal.Signals) -> None:
         """Sends it to the daemon, not to its kernels."""
         os.kill(self.pid, number)
@@ -101,7 +115,7 @@ def served_daemon(directory: Path, environment: Mapping[str, str], *options: str
             line = process.stdout.readline() if readable else b""
             assert line, f"the daemon did not start:\n{log.read_text()}"
             info = json.loads(line)
-            yield ServedDaemon(process.pid, info["url"], info["sync_url"], info["token"], root, log)
+            yield ServedDaemon(process.pid, info["url"], info["sync_url"], info["token"], root, log, environment)
             process.terminate()
             code = process.wait(STOP_SECONDS)
         finally:
@@ -111,3 +125,11 @@ def served_daemon(directory: Path, environment: Mapping[str, str], *options: str
     errors = [line for line in said.splitlines() if '"level": "error"' in line or "Traceback" in line]
     assert code == 0, f"exit {code}:\n{said}"
     assert not errors, "\n".join(errors)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        command: list[str] = process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
+    return command

@@ -95,8 +95,10 @@ class SimulatedDaemon:
         document.commit(lambda tx: tx.put(ROOT, f"k{self.values}", ScalarType.Str, f"{self.values}" * size))
         self.publish()
 
-    def join(self, name: str) -> SimulatedClient:
+    def join(self, name: str, *, expects_runtime: bool = False) -> SimulatedClient:
         client = SimulatedClient(ClientSession(PeerId(name), self.notebook.id))
+        if expects_runtime:
+            client.session.expect(self.runtime.id)
         self.clients.append(client)
         self.connect(client)
         return client
@@ -166,7 +168,6 @@ class SimulatedDaemon:
         elif fresh:
             document.apply([(one, c.actor, c.seq, c.op_count) for one, c in zip(logged, fresh, strict=True)])
             self.publish()
-        subscription.note_heads(message.heads)
 
     def stamp(self) -> dict[str, Any]:
         return {

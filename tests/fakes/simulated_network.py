@@ -150,7 +150,6 @@ class SimulatedDaemon:
                     [(LoggedChange(c.hash, c.deps, c.chunk, c.max_op, peer), c.actor, c.seq, c.op_count) for c in fresh]
                 )
                 document.publish()
-                subscription.note_heads(message.heads)
 
     def deliver(self, peer: SimulatedPeer) -> None:
         """One frame reaches the peer."""

@@ -249,6 +249,11 @@ class StockPeer(StockRepo):
         """Breaks the TCP connection and waits until the stock adapter has connected again by itself."""
         await self.process.call("drop")
 
+    async def listen(self) -> str:
+        """Lets other peers `link` with this one, and returns the URL; it passes on whatever they pass on."""
+        url: str = (await self.process.call("listen"))["url"]
+        return url
+
     async def link(self, url: str) -> str:
         """Connects the Repo to a second server too, so that it relays ephemerals; returns that server's peer id."""
         peer_id: str = (await self.process.call("link", url=url))["peer_id"]

@@ -46,7 +46,7 @@ from sync.core.sync_message import decode_sync_message
 from sync.core.value_reading import decode_manifest, decode_value
 from sync.websocket import PeerSocket, SocketClosed, connect_socket
 
-PATIENCE = 10.0  # seconds for one thing to happen: a kernel starts in 1 to 3, a loaded machine needs ten times that
+PATIENCE = 30.0  # seconds for one thing to happen: a kernel starts in 1 to 3, a loaded machine needs ten times that
 
 T = TypeVar("T")
 
@@ -155,8 +155,12 @@ class ThinPeer:
         if rpc_id is None:
             self._last_request += 1
             rpc_id = self._last_request
-        asked = self._asked[rpc_id] = Asked()
-        self.say({"jsonrpc": "2.0", "id": rpc_id, "method": method, "params": params})
+        return self.send({"jsonrpc": "2.0", "id": rpc_id, "method": method, "params": params})
+
+    def send(self, request: Mapping[str, Any]) -> Asked:
+        """Sends any JSON-RPC object that has an id; the place for its answer."""
+        asked = self._asked[request["id"]] = Asked()
+        self.say(request)
         return asked
 
     async def request(self, method: str, *, within: float = PATIENCE, **params: Any) -> dict[str, Any]:
@@ -446,7 +450,8 @@ async def open_thin_peer(daemon: Served, documents: Documents, *, token: str | N
         nursery.start_soon(peer.read_loop)
         nursery.start_soon(peer.write_loop)
         try:
-            await peer.wait(lambda: peer.read("file", "status") == "ready")
+            await peer.wait(lambda: peer.read("file", "status") not in (None, "loading"))
+            await peer.settle()  # the notebook document may come later than the runtime document
             yield peer
             assert not peer.early, peer.early
         except Exception as error:  # the nursery would wrap it: it is easier to expect, and to read, as it was

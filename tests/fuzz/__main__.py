@@ -32,7 +32,9 @@ def main() -> int:
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     os.environ["RUST_BACKTRACE"] = "0"  # a backtrace for each panic would be all that there is to read
-    structlog.configure(processors=[structlog.processors.LogfmtRenderer()], logger_factory=structlog.ReturnLoggerFactory())
+    structlog.configure(
+        processors=[structlog.processors.LogfmtRenderer()], logger_factory=structlog.ReturnLoggerFactory()
+    )
     indexes = range(options.first, options.first + options.inputs)
     return trio.run(_run, TARGETS[options.target], options.seed, indexes, options.note)
 

@@ -1,6 +1,6 @@
 """Changes of Automerge: real ones, damaged in a column, a field or anywhere, their checksums repaired.
 
-So they pass as far as a hostile peer can make them pass: through the check, through the doc-writer's rules, and into the
+So they pass as far as a hostile peer can make them pass: through the check, through the rules of the document, and into the
 Rust core. Whatever was taken must be readable, must load again from the log, and no peer may be told what others can't load.
 """
 
@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from random import Random
-from typing import Any, cast
+from typing import Any
 
-import trio
-
-from sync.blobs import BlobStore
 from sync.core.binding import Replica
 from sync.core.change_rows import COLUMNS
 from sync.core.changes import MAGIC, ChangeRejected, CheckedChange, check_changes
@@ -21,9 +18,8 @@ from sync.core.document import Document
 from sync.core.identifiers import document_id
 from sync.core.leb128 import encode_uleb, read_sleb, read_uleb
 from sync.core.notebook_schema import NotebookSchema
-from sync.core.runtime_schema import RuntimeSchema
+from sync.core.peer_changes import PeerChanges, groups
 from sync.core.subscription import Subscription
-from sync.writer import Batch, DocWriter
 from tests.fuzz.corpus import RUNTIME_URL, STEPS, document_with
 from tests.fuzz.mutation import EDGES, choose, damage
 from tests.fuzz.target import Target
@@ -131,7 +127,15 @@ def make_change(rng: Random) -> ChangeInput:
 def make_chunk(rng: Random, chunk: bytes) -> bytes:
     """A damaged change."""
     match choose(
-        rng, (8, "column"), (8, "nudge"), (4, "fields"), (2, "columns"), (2, "body"), (1, "chunk"), (1, "right"), (0.01, "bomb")
+        rng,
+        (8, "column"),
+        (8, "nudge"),
+        (4, "fields"),
+        (2, "columns"),
+        (2, "body"),
+        (1, "chunk"),
+        (1, "right"),
+        (0.01, "bomb"),
     ):
         case "right":
             return chunk
@@ -228,25 +232,6 @@ def _bomb(rng: Random) -> bytes:
     return chunk_of(replace(parts, columns=columns).body())
 
 
-class _NothingElse:
-    """A source without mutations; reads the notebook as a room does after each change."""
-
-    def __init__(self, document: Document) -> None:
-        self._document = document
-        self._cells = NotebookSchema.cells_object(document.replica)
-
-    def drain(self) -> Batch:
-        return Batch()
-
-    def notebook_changed(self, *, structure: bool) -> None:
-        del structure
-        read_notebook(self._document.replica)
-        restoration = NotebookSchema.restore_roots(self._document.replica, RUNTIME_URL, self._cells)
-        if restoration is not None:
-            self._document.commit(restoration)
-            self._cells = NotebookSchema.cells_object(self._document.replica)
-
-
 def read_notebook(replica: Replica) -> None:
     """All that the daemon ever reads of a notebook document."""
     NotebookSchema.read_cells(replica)
@@ -268,6 +253,9 @@ class _Peer:
     def push(self, notice: object) -> None:
         raise AssertionError(notice)
 
+    def send_error(self, *error: object) -> None:
+        raise AssertionError(error)
+
     def may_write(self, document: Document) -> bool:
         del document
         return not self.refused
@@ -278,31 +266,27 @@ class _Peer:
 
 
 async def feed_change(given: ChangeInput) -> str:
-    """Through the check and the doc-writer; what it then holds must be sound."""
+    """Through the check and the rules of the document; what it then holds must be sound."""
     try:
         changes = check_changes(given.blob)
     except ChangeRejected:
         return "rejected"
     document = document_with(_ID, given.before)
-    writer = DocWriter(
-        notebook=document,
-        runtime=Document(_RUNTIME_ID),
-        schema=RuntimeSchema(),
-        source=_NothingElse(document),
-        blobs=cast("BlobStore", None),  # there are no mutations, so nothing is stored
-        epoch="e",
-    )
-    subscription, peer = Subscription(document, origin=None, writable=True), _Peer()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(writer.run)
-        await writer.submit_changes(peer, subscription, changes, ())
-        await writer.flush()
-        nursery.cancel_scope.cancel()
-    taken = len(document.log) - len(given.before)
+    cells = NotebookSchema.cells_object(document.replica)
+    subscription, peer, queue = Subscription(document, origin=None, writable=True), _Peer(), PeerChanges(document)
+    for group in groups(changes):
+        queue.add(peer, subscription, group)
+    taken = 0
+    while queue.waiting:
+        taken += len(queue.take())
     if document.replica.heads() != document.log.heads():
         raise AssertionError("the replica is not what the log says")
     if not taken:
         return "refused" if peer.refused else "kept waiting"
+    read_notebook(document.replica)
+    restoration = NotebookSchema.restore_roots(document.replica, RUNTIME_URL, cells)
+    if restoration is not None:
+        document.commit(restoration)
     again = Replica()
     again.apply([document.log.payload(0, len(document.log))])
     if again.heads() != document.log.heads():
@@ -320,6 +304,6 @@ def can_be_saved(document: Document) -> bool:
         return False
 
 
-_ID, _RUNTIME_ID = document_id(b"n" * 16), document_id(b"r" * 16)
+_ID = document_id(b"n" * 16)
 
 CHANGES: Target[ChangeInput] = Target("changes", make_change, feed_change)

@@ -29,7 +29,9 @@ def _edits(base: Sequence[CheckedChange]) -> Sequence[CheckedChange]:
     replica.apply([change.chunk for change in base])
     writes: list[Callable[[Transaction], object]] = [
         lambda tx: NotebookSchema.edit_source(tx, "a", "print('edited')\n1 + 1"),
-        lambda tx: NotebookSchema.add_cell(tx, Cell("d", "markdown", "5zzz", "# Héading 😀", {"deep": [{"x": [1, 2.5]}]})),
+        lambda tx: NotebookSchema.add_cell(
+            tx, Cell("d", "markdown", "5zzz", "# Héading 😀", {"deep": [{"x": [1, 2.5]}]})
+        ),
         lambda tx: NotebookSchema.delete_cell(tx, "b"),
         lambda tx: NotebookSchema.set_cell_metadata(tx, "a", {"tags": ["one", "two"], "n": None}),
         lambda tx: NotebookSchema.set_position(tx, "c", "0zzz"),

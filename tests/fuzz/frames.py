@@ -65,7 +65,11 @@ def make_bomb(rng: Random) -> bytes:
             return b"\xba" + many.to_bytes(4, "big") + b"\x61k\x01" * many
         case 4:  # many keys
             keys = min(many, 300_000)
-            return b"\xba" + keys.to_bytes(4, "big") + b"".join(b"\x1a" + n.to_bytes(4, "big") + b"\x01" for n in range(keys))
+            return (
+                b"\xba"
+                + keys.to_bytes(4, "big")
+                + b"".join(b"\x1a" + n.to_bytes(4, "big") + b"\x01" for n in range(keys))
+            )
         case 5:  # shared parts: a list of a list of a list, each twice
             return b"\xd8\x1c\x82" * 40 + b"\xd8\x1d\x00" * 80
         case 6:  # chunks of an endless string
@@ -116,7 +120,9 @@ def _cbor_value(rng: Random) -> Any:
     """A value of JSON, or one that JSON does not have."""
     match rng.randrange(8):
         case 0:
-            return cbor2.CBORTag(rng.choice((0, 1, 2, 4, 25, 30, 35, 64, 100, 258, 259, 55799, 2**32)), odd_value(rng, 1))
+            return cbor2.CBORTag(
+                rng.choice((0, 1, 2, 4, 25, 30, 35, 64, 100, 258, 259, 55799, 2**32)), odd_value(rng, 1)
+            )
         case 1:
             return cbor2.undefined
         case 2:

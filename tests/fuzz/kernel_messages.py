@@ -24,7 +24,20 @@ from tests.fuzz.target import Target
 SESSION = "ours"
 _SIGNER = Signer(b"key")
 _CHANNELS: tuple[Channel, ...] = get_args(Channel)
-_WORDS = (DELIMITER, b"null", b"{}", b"[]", b'"', b"\\ud800", b"\xff\xfe", b"NaN", b"1e999", b"-", b"9" * 400, b"[" * 5000)
+_WORDS = (
+    DELIMITER,
+    b"null",
+    b"{}",
+    b"[]",
+    b'"',
+    b"\\ud800",
+    b"\xff\xfe",
+    b"NaN",
+    b"1e999",
+    b"-",
+    b"9" * 400,
+    b"[" * 5000,
+)
 _TEXTS = ("", "a\n", "1%\r2%\r3%", "\b\b\b", "\x1b[2K\x1b[1A", "x" * 5000, "é\n" * 30, "a\nb\nc", "\r\n", "\x1b[31mred")
 _OUTPUT_MODEL = {
     "_model_name": "OutputModel",
@@ -139,7 +152,9 @@ def _state(rng: Random) -> dict[str, Any]:
 
 
 def _paths(rng: Random) -> list[Any]:
-    return rng.choice(([], [["value"]], [["value", 0]], [["a", "b"], ["a"]], [[]], [[0]], [["children", 7]], [["value"]] * 9))
+    return rng.choice(
+        ([], [["value"]], [["value", 0]], [["a", "b"], ["a"]], [[]], [[0]], [["children", 7]], [["value"]] * 9)
+    )
 
 
 _CONTENTS: dict[str, Any] = {
@@ -161,7 +176,10 @@ _CONTENTS: dict[str, Any] = {
     "comm_open": lambda rng: {
         "comm_id": _comm_id(rng),
         "target_name": rng.choice(("jupyter.widget", "jupyter.widget", "other")),
-        "data": {"state": rng.choice((_OUTPUT_MODEL, {"_model_name": "IntSliderModel", "value": 1})), "buffer_paths": _paths(rng)},
+        "data": {
+            "state": rng.choice((_OUTPUT_MODEL, {"_model_name": "IntSliderModel", "value": 1})),
+            "buffer_paths": _paths(rng),
+        },
     },
     "comm_msg": lambda rng: {
         "comm_id": _comm_id(rng),

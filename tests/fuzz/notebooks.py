@@ -17,7 +17,20 @@ from tests.fuzz.corpus import RUNTIME_URL
 from tests.fuzz.mutation import choose, damage, damage_value
 from tests.fuzz.target import Target
 
-_WORDS = (b"null", b"[]", b"{}", b'"', b"\\ud800", b"\\u0000", b"NaN", b"1e999", b"9" * 5000, b"[" * 2000, b"\xff", b"\xef\xbb\xbf")
+_WORDS = (
+    b"null",
+    b"[]",
+    b"{}",
+    b'"',
+    b"\\ud800",
+    b"\\u0000",
+    b"NaN",
+    b"1e999",
+    b"9" * 5000,
+    b"[" * 2000,
+    b"\xff",
+    b"\xef\xbb\xbf",
+)
 
 
 def _cell(number: int, kind: str, **more: Any) -> dict[str, Any]:
@@ -49,7 +62,14 @@ _THREE: dict[str, Any] = {
         {
             "metadata": {},
             "cells": [
-                {"cell_type": "code", "input": "1", "language": "python", "collapsed": False, "outputs": [], "metadata": {}},
+                {
+                    "cell_type": "code",
+                    "input": "1",
+                    "language": "python",
+                    "collapsed": False,
+                    "outputs": [],
+                    "metadata": {},
+                },
                 {"cell_type": "heading", "level": 2, "source": "Title", "metadata": {}},
             ],
         }
@@ -94,7 +114,9 @@ def _through_a_document(loaded: LoadedNotebook) -> SavedNotebook:
     for number, cell in enumerate(loaded.cells):
         attachments, found = encode_attachments(cell.attachments)
         blobs.update((blob.hash, blob.data) for blob in found)
-        cells.append(Cell(cell.cell_id, cell.cell_type, f"{number:05}x", cell.source, cell.metadata, attachments or None))
+        cells.append(
+            Cell(cell.cell_id, cell.cell_type, f"{number:05}x", cell.source, cell.metadata, attachments or None)
+        )
         outputs[cell.cell_id] = []
         for output in cell.outputs:
             manifest, found = build_manifest(output)

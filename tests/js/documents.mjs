@@ -95,7 +95,8 @@ export class Documents {
       const wanted = expression ?? heads ?? JSON.stringify(value);
       const found = () => JSON.stringify(plain(at(handle.doc(), path)))?.slice(0, 2000);
       const describe = () => `${wanted}; ${JSON.stringify(path)} is ${found()}`;
-      return await until({ emitter: handle, events: ["change"], look, within, describe });
+      // Not "change": that is left out for a change which shows nothing, an edit of something deleted for example.
+      return await until({ emitter: handle, events: ["heads-changed"], look, within, describe });
     },
 
     presence_start: async ({ url, state = {} }) => (await this.#presence(url)).start({ initialState: state }),

@@ -1,7 +1,9 @@
 // A stock automerge-repo client, driven by JSON lines. Only the library's own behaviour is on the wire.
 import * as A from "@automerge/automerge";
 import { Repo, cbor, parseAutomergeUrl } from "@automerge/automerge-repo";
-import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket";
+import { WebSocketClientAdapter, WebSocketServerAdapter } from "@automerge/automerge-repo-network-websocket";
+import { once } from "node:events";
+import { WebSocketServer } from "ws";
 import { Conversation } from "./conversation.mjs";
 import { Documents } from "./documents.mjs";
 import { faults, serve } from "./lines.mjs";
@@ -22,6 +24,15 @@ class ObservedAdapter extends WebSocketClientAdapter {
   send(message) {
     this.frames.sent[message.type] = (this.frames.sent[message.type] ?? 0) + 1;
     super.send(message);
+  }
+}
+
+/** Takes whatever comes, as adapters between the tabs of a browser do; the stock server looks at the sender. */
+class TrustingServerAdapter extends WebSocketServerAdapter {
+  receiveMessage(bytes, socket) {
+    const message = cbor.decode(new Uint8Array(bytes));
+    if (message.type === "join") super.receiveMessage(bytes, socket);
+    else this.emit("message", message);
   }
 }
 
@@ -69,6 +80,13 @@ const network = {
     const daemon = joined(adapter);
     adapter.socket.terminate();
     return { daemon_id: await daemon };
+  },
+  /** Lets other stock repos link with this one. */
+  listen: async () => {
+    const sockets = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+    await once(sockets, "listening");
+    repo.networkSubsystem.addNetworkAdapter(new TrustingServerAdapter(sockets));
+    return { url: `ws://127.0.0.1:${sockets.address().port}` };
   },
   /** A second connection of the same repo, to another stock repo: it will pass on what it hears. */
   link: async ({ url }) => {

@@ -1,0 +1,158 @@
+"""What peers change in a notebook document: checked against the document, and applied or refused, in the order of arrival."""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sync.core.change_log import LoggedChange, missing_dependencies
+from sync.core.changes import CheckedChange
+from sync.core.document import ChangesRefused, Document, Subscriber
+from sync.core.identifiers import ActorId, ChangeHash, DocumentId
+from sync.core.jsonrpc import RequestError
+from sync.core.limits import MAX_DOCUMENT_OPS, MAX_GROUP_OPS, MAX_PENDING_BYTES, MAX_PENDING_CHANGES
+from sync.core.references import References, Unfounded
+from sync.core.subscription import Subscription
+
+# Hashes of refused changes, so that a request that waits for one fails at once; a peer that was refused is read-only
+# from then on, so only the newest matter.
+_REMEMBERED_REFUSALS = 10_000
+
+
+class Recipient(Subscriber, Protocol):
+    """A connection whose peer may change documents."""
+
+    def may_write(self, document: Document) -> bool:
+        """Whether the peer's changes to this document are taken; once they are not, they never will be."""
+        ...
+
+    def refuse_changes(self, subscription: Subscription, reason: str) -> None:
+        """The peer's changes can't be taken: its document becomes read-only, with one `error` frame."""
+        ...
+
+    def send_error(self, document_id: DocumentId, request_id: str | int | None, error: RequestError) -> None:
+        """Answers a request with an error, at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Changes of one peer that are applied in one go."""
+
+    recipient: Recipient
+    subscription: Subscription
+    origin: object
+    changes: Sequence[CheckedChange]
+    size: int
+
+
+class PeerChanges:
+    """The queue of changes on their way into one document, and what became of them.
+
+    Attributes:
+        submitted: how many groups were added.
+        taken: how many of these were taken.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self.submitted = self.taken = 0
+        self._document = document
+        self._waiting: deque[_Group] = deque()
+        self._waiting_bytes = 0
+        self._refused: dict[ChangeHash, None] = {}
+        self._references = References(document.log)
+
+    def catch_up(self) -> None:
+        """Follows what was committed otherwise: after each slice of a long load, so that no peer's change waits for all."""
+        self._references.catch_up()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` has something to do."""
+        return bool(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether peers that send more must wait."""
+        return len(self._waiting) >= MAX_PENDING_CHANGES or self._waiting_bytes >= MAX_PENDING_BYTES
+
+    def has_refused(self, hashes: Collection[ChangeHash]) -> bool:
+        """Whether one of these changes was refused lately."""
+        return any(change_hash in self._refused for change_hash in hashes)
+
+    def add(self, recipient: Recipient, subscription: Subscription, changes: Sequence[CheckedChange]) -> None:
+        """Queues changes, which come from the peer behind `recipient`."""
+        size = sum(len(change.chunk) for change in changes)
+        # The origin as it is now: with a replica that was thrown away, the peer's own changes are gone as well.
+        self._waiting.append(_Group(recipient, subscription, subscription.origin, changes, size))
+        self._waiting_bytes += size
+        self.submitted += 1
+
+    def take(self) -> list[CheckedChange]:
+        """Applies the group that came first, all of it or nothing; returns what is new in the document.
+
+        The peer is told what is missing before it, or that it was refused.
+        """
+        group = self._waiting.popleft()
+        self._waiting_bytes -= group.size
+        self.taken += 1
+        # By hash: nobody stops a peer from sending the same change twice, or from saying it twice in one message.
+        news = {change.hash: change for change in group.changes if change.hash not in self._document.log}
+        changes = list(news.values())
+        try:
+            return changes if changes and self._apply(group, changes) else []
+        except ChangesRefused as refused:
+            self._remember_refused(changes)
+            group.recipient.refuse_changes(group.subscription, refused.reason)
+            return []
+        finally:
+            group.recipient.wake()
+
+    def _remember_refused(self, changes: Sequence[CheckedChange]) -> None:
+        self._refused.update(dict.fromkeys(change.hash for change in changes))
+        for oldest in list(self._refused)[: max(0, len(self._refused) - _REMEMBERED_REFUSALS)]:
+            del self._refused[oldest]
+
+    def _apply(self, group: _Group, changes: Sequence[CheckedChange]) -> bool:
+        document = self._document
+        logged = [LoggedChange(c.hash, c.deps, c.chunk, c.max_op, group.origin) for c in changes]
+        missing = missing_dependencies(document.log, logged)
+        if missing:
+            if self.has_refused(missing):
+                raise ChangesRefused("the change builds on one that was refused")
+            group.subscription.need(missing)
+            return False
+        seqs: dict[ActorId, int] = {}
+        above: dict[ChangeHash, int] = {}
+        for change in changes:
+            if document.owns_actor(change.actor):
+                raise ChangesRefused("the change claims the daemon's own actor id")
+            expected = seqs.get(change.actor, document.next_seq(change.actor))
+            if change.seq != expected:
+                raise ChangesRefused(f"the change has sequence number {change.seq}, {expected} was expected")
+            seqs[change.actor] = change.seq + 1
+            behind = max((above.get(dep) or document.log.max_op([dep]) for dep in change.deps), default=0)
+            if change.start_op <= behind:
+                # Operations with numbers that are taken would name other objects than their author means.
+                raise ChangesRefused(f"the change starts at operation {change.start_op}, but builds on {behind}")
+            above[change.hash] = change.max_op
+        if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
+            raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")
+        try:
+            self._references.check(change.chunk for change in changes)
+        except Unfounded as unfounded:
+            raise ChangesRefused(str(unfounded)) from unfounded
+        document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
+        return True
+
+
+def groups(changes: Sequence[CheckedChange]) -> Iterator[Sequence[CheckedChange]]:
+    """Cuts changes into what may be applied in one go; one change is never cut."""
+    start = operations = 0
+    for index, change in enumerate(changes):
+        if index > start and operations + change.op_count > MAX_GROUP_OPS:
+            yield changes[start:index]
+            start, operations = index, 0
+        operations += change.op_count
+    if start < len(changes):
+        yield changes[start:]

@@ -1,0 +1,249 @@
+"""What a document's operations made, by their ids: so that a change is taken only if all that it refers to is there.
+
+Neither library checks that. An operation on an object that does not exist, or of another kind; behind an element of another
+list; over a value that stands under another key: the Python library takes most of these, and the JavaScript library panics,
+which ends every document of that page, or saves a document that it can never load again (measured). So a change of a few
+bytes would end all other peers of a notebook.
+
+A text costs an entry for each run of characters that was inserted at once, a map one for each value ever written to it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from sync.core.change_log import ChangeLog
+from sync.core.change_rows import DELETE, INCREMENT, MAKE_LIST, MAKE_MAP, MAKE_TEXT, count_operations
+from sync.core.changes import ChangeBody, open_change
+from sync.core.identifiers import ActorId
+from sync.core.limits import MAX_DOCUMENT_OPS
+from sync.core.operation_runs import Ids, OperationRun, operation_runs
+
+# An operation: its author's number here, and its counter below that. One number, since there are very many.
+Id: TypeAlias = int
+
+_COUNTER_BITS = 32  # the core counts operations in as many
+_ROOT: Id = -1
+
+
+class Unfounded(Exception):
+    """A change refers to what is not there; the text is a clause for people."""
+
+
+class References:
+    """Follows a log of changes, and says of further ones whether they fit."""
+
+    def __init__(self, log: ChangeLog) -> None:
+        self._log = log
+        self._position = 0
+        self._numbers: dict[ActorId, int] = {}
+        self._made = _Made()
+
+    def catch_up(self) -> None:
+        """Takes what the log holds by now: about 2 us for each run of operations."""
+        while self._position < len(self._log):
+            opened = open_change(self._log[self._position].chunk)
+            names = _Names(opened.actors, [self._numbers.setdefault(a, len(self._numbers)) for a in opened.actors])
+            for run in _runs(opened):
+                self._made.add(run, names)
+            self._position += 1
+
+    def check(self, chunks: Iterable[bytes]) -> None:
+        """Whether what some changes refer to is in the log, or made by one of them.
+
+        Args:
+            chunks: changes that passed their own check, dependencies first.
+
+        Raises:
+            Unfounded: it is not.
+        """
+        self.catch_up()
+        made = _Made(self._made)
+        strangers: dict[ActorId, int] = {}
+        for chunk in chunks:
+            opened = open_change(chunk)
+            numbers = []
+            for actor in opened.actors:
+                number = self._numbers.get(actor)
+                # Below the root's: nothing in the log is theirs.
+                numbers.append(strangers.setdefault(actor, -2 - len(strangers)) if number is None else number)
+            names = _Names(opened.actors, numbers)
+            for run in _runs(opened):
+                made.check(run, names)
+
+
+class _Names(NamedTuple):
+    """The actors that a change names, its own first, and their numbers here."""
+
+    actors: Sequence[ActorId]
+    numbers: Sequence[int]
+
+    def id(self, actor: int, counter: int) -> Id:
+        return self.numbers[actor] << _COUNTER_BITS | counter
+
+
+def _runs(opened: ChangeBody) -> Iterable[OperationRun]:
+    rows = count_operations(opened.body, opened.columns, MAX_DOCUMENT_OPS)
+    return operation_runs(opened.body, opened.columns, opened.start_op, rows)
+
+
+class _Elements:
+    """The elements that one actor inserted, in runs of ascending ids."""
+
+    __slots__ = ("ends", "objects", "starts")
+
+    def __init__(self) -> None:
+        self.starts: list[Id] = []
+        self.ends: list[Id] = []
+        self.objects: list[Id] = []
+
+    def add(self, start: Id, end: Id, obj: Id) -> None:
+        if self.ends and self.ends[-1] + 1 == start and self.objects[-1] == obj:
+            self.ends[-1] = end
+        else:
+            self.starts.append(start)
+            self.ends.append(end)
+            self.objects.append(obj)
+
+    def object_of(self, element: Id) -> tuple[Id, Id] | None:
+        """The object that an element is in, and the last of the run that both belong to."""
+        at = bisect_right(self.starts, element) - 1
+        return (self.objects[at], self.ends[at]) if at >= 0 and element <= self.ends[at] else None
+
+
+class _Made:
+    """Objects, elements and values; what is not here may be in `behind`."""
+
+    def __init__(self, behind: "_Made | None" = None) -> None:
+        self._behind = behind
+        # Whether an object is a map: else a list or a text.
+        self._is_map: dict[Id, bool] = {_ROOT: True}
+        self._elements: dict[int, _Elements] = {}
+        # Where an operation put a value that was there before it, or could have been: see `_place`.
+        self._places: dict[Id, int] = {}
+
+    def add(self, run: OperationRun, names: _Names) -> None:
+        """Notes what operations make."""
+        start = names.id(0, run.counter)
+        obj = _object(run, names)
+        if run.action in _MAKES:
+            for made in range(start, start + run.rows):
+                self._is_map[made] = run.action == MAKE_MAP
+        if run.inserts:
+            own = self._elements.get(names.numbers[0])
+            if own is None:
+                own = self._elements[names.numbers[0]] = _Elements()
+            own.add(start, start + run.rows - 1, obj)
+        elif run.action not in _MAKES_NOTHING:
+            for row in range(run.rows):
+                self._places[start + row] = _place(obj, _target(run, row, names))
+
+    def check(self, run: OperationRun, names: _Names) -> None:
+        """Checks what operations refer to, and notes what they make.
+
+        Raises:
+            Unfounded: it is not there.
+        """
+        obj = _object(run, names)
+        is_map = self._kind(obj)
+        if is_map is None:
+            raise Unfounded("an operation on an object that is not there")
+        if is_map != (run.key is not None):
+            raise Unfounded("an operation on an object of another kind")
+        if run.rows > 1 and not self._is_simple(run):
+            for row in range(run.rows):
+                self.check(_row(run, row), names)
+            return
+        if run.key is None:
+            self._check_elements(run, names, obj)
+        # Deleting a text: what goes is what was inserted, and that it is there is known by now.
+        if run.preds != (run.elements,):
+            self._check_preds(run, names, obj)
+        self.add(run, names)
+
+    def _is_simple(self, run: OperationRun) -> bool:
+        """Whether one look is enough for all rows."""
+        return (run.elements is None or abs(run.elements.step) <= 1) and run.preds in ((), (run.elements,))
+
+    def _check_elements(self, run: OperationRun, names: _Names, obj: Id) -> None:
+        if run.elements is None:
+            if not run.inserts:
+                raise Unfounded("an operation on the head of a list")
+            return
+        actor, first, step = run.elements
+        last = first + step * (run.rows - 1)
+        if run.inserts and actor == 0 and step == 1 and first < run.counter:
+            # Each row stands behind the one before it, or further back.
+            last = min(last, run.counter - 1)
+        if not self._has_elements(names.id(actor, min(first, last)), names.id(actor, max(first, last)), obj):
+            raise Unfounded("an operation on an element that is not there")
+
+    def _check_preds(self, run: OperationRun, names: _Names, obj: Id) -> None:
+        place = _place(obj, _target(run, 0, names))
+        previous = (-1, b"")
+        for pred in run.preds:
+            order = (pred.first, names.actors[pred.actor])
+            if order <= previous:
+                raise Unfounded("predecessors are not in order")
+            previous = order
+            if self._place_of(names.id(pred.actor, pred.first)) != place:
+                raise Unfounded("an operation on a value that is not there")
+
+    def _kind(self, obj: Id) -> bool | None:
+        found = self._is_map.get(obj)
+        return found if found is not None or self._behind is None else self._behind._kind(obj)
+
+    def _has_elements(self, first: Id, last: Id, obj: Id) -> bool:
+        while first <= last:
+            found = self._object_of(first)
+            if found is None or found[0] != obj:
+                return False
+            first = found[1] + 1
+        return True
+
+    def _object_of(self, element: Id) -> tuple[Id, Id] | None:
+        elements = self._elements.get(element >> _COUNTER_BITS)
+        found = None if elements is None else elements.object_of(element)
+        return found if found is not None or self._behind is None else self._behind._object_of(element)
+
+    def _place_of(self, operation: Id) -> int | None:
+        found = self._places.get(operation)
+        if found is not None:
+            return found
+        inserted = self._object_of(operation) if self._behind is not None else None
+        if inserted is not None:
+            return _place(inserted[0], operation)
+        return None if self._behind is None else self._behind._place_of(operation)
+
+
+def _object(run: OperationRun, names: _Names) -> Id:
+    return _ROOT if run.obj is None else names.id(run.obj.actor, run.obj.first)
+
+
+def _target(run: OperationRun, row: int, names: _Names) -> bytes | Id:
+    """The key that a row acts on, or the element; both None only at the head of a list, where nothing can be put."""
+    if run.key is not None:
+        return run.key
+    return names.id(run.elements.actor, run.elements.first + run.elements.step * row) if run.elements else _ROOT
+
+
+def _place(obj: Id, target: bytes | Id) -> int:
+    # Half the memory of the pair; and a hash that nobody outside can foresee, since it begins with one of bytes.
+    return hash((b"place", obj, target))
+
+
+def _row(run: OperationRun, row: int) -> OperationRun:
+    def at(ids: Ids) -> Ids:
+        return Ids(ids.actor, ids.first + ids.step * row, ids.step)
+
+    return run._replace(
+        rows=1,
+        counter=run.counter + row,
+        elements=None if run.elements is None else at(run.elements),
+        preds=tuple(map(at, run.preds)),
+    )
+
+
+_MAKES = frozenset((MAKE_MAP, MAKE_LIST, MAKE_TEXT))
+# A delete leaves nothing behind, and an increment is part of its counter: neither can be overwritten.
+_MAKES_NOTHING = frozenset((DELETE, INCREMENT))
