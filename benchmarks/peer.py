@@ -125,7 +125,8 @@ async def _main() -> None:
     try:
         await serve_async({command.__name__: command for command in commands})
     finally:
-        await peer.close()
+        with trio.move_on_after(5, shield=True):
+            await peer.close()
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def serve(
     # Here, since half a second of imports is for those alone who serve.
     from daemon.logs import configure_logging
     from daemon.supervisor import run_daemon
+    from sync.blobs import BlobStoreError
 
     # A peer can make the core panic in a read, which is caught; a backtrace for each costs 0.7 ms (measured).
     os.environ.setdefault("RUST_BACKTRACE", "0")
@@ -120,6 +121,8 @@ def serve(
             trio.run(run_daemon, config, state, announce)
     except StateDirTaken as taken:
         raise Failure(EXIT_TAKEN, f"{taken}; stop it with `notebookd stop`, or use another --state-dir") from taken
+    except BlobStoreError as error:
+        raise Failure(EXIT_FAILED, f"the state directory can't be used: {error}") from error
     except OSError as error:
         raise Failure(EXIT_USAGE, f"can't serve on {host} port {port}: {error.strerror or error}") from error
     return 0

@@ -89,7 +89,9 @@ async def _accept(front: "_Front", connections: trio.Nursery, listeners: list[tr
     except* trio.ClosedResourceError:
         log.debug("no more connections are accepted")
     finally:
-        await front.context.terminated.set()
+        # Hypercorn's event is set at once; it only has the shape of something that waits.
+        with trio.move_on_after(1, shield=True):
+            await front.context.terminated.set()
 
 
 class _Front:

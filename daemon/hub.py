@@ -24,6 +24,7 @@ from kernel_bridge import list_kernelspecs
 from sync.blobs import BlobStore
 from sync.connection import Connection, OpenDocument
 from sync.core.identifiers import DocumentId, PeerId
+from sync.core.jsonrpc import RequestError
 from sync.core.limits import MAX_ROOMS
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Hub:
         self._rooms: dict[DocumentId, Room] = {}
         self._documents: dict[DocumentId, OpenDocument] = {}
         self._opening: dict[Path, trio.Event] = {}
+        self._closing = False
         self._dispatcher = Dispatcher(self._rooms)
         self.collector = BlobCollector(blobs, lambda: list(self._rooms.values()))
 
@@ -67,7 +69,11 @@ class Hub:
             await trio.sleep_forever()
 
     async def close_all(self, *, save: bool) -> None:
-        """Closes every room, side by side: kernels end, executions get their final status, peers can have it."""
+        """Closes every room, side by side: kernels end, executions get their final status, peers can have it.
+
+        None is opened any more.
+        """
+        self._closing = True
         async with trio.open_nursery() as nursery:
             for room in list(self._rooms.values()):
                 nursery.start_soon(self._close, room, save)
@@ -102,10 +108,11 @@ class Hub:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What was counted on all connections, those that have ended too."""
+        """What was counted in all connections and rooms, those that have ended too."""
         counted = self._counted.copy()
         for connection in self.connections:
             counted.update(connection.counts())
+        counted["commits"] += sum(room.writer.commits for room in self._rooms.values())
         return counted
 
     async def receive_request(self, connection: Connection, document_id: DocumentId, data: dict[str, Any]) -> None:
@@ -124,12 +131,20 @@ class Hub:
             ApiError: as docs/wire.md lists them.
         """
         resolved = self.resolve(path)
-        while (opening := self._opening.get(resolved)) is not None:
-            await opening.wait()
-        room = self._room_at(resolved)
-        if room is not None:
-            return self._info(room), False
-        if len(self._rooms) >= MAX_ROOMS:
+        while True:
+            room = self._room_at(resolved)
+            if (opening := self._opening.get(resolved)) is not None:
+                await opening.wait()
+            elif room is None:
+                break
+            elif not room.closing:
+                return self._info(room), False
+            else:
+                # It comes back as its file then is.
+                await room.ended.wait()
+        if self._closing:
+            raise ApiError(503, "shutting_down", "the daemon is ending")
+        if len(self._rooms) + len(self._opening) >= MAX_ROOMS:
             raise ApiError(429, "too_many_notebooks", f"{MAX_ROOMS} notebooks are open; close some")
         self._opening[resolved] = trio.Event()
         try:
@@ -149,17 +164,24 @@ class Hub:
         Raises:
             ApiError: 404.
         """
-        await self._close(self._find(notebook_id), save=True)
+        room = self._find(notebook_id)
+        # Not in this task, which ends if whoever asked does not wait for the answer.
+        self._nursery.start_soon(self._close, room, True)
+        await room.ended.wait()
 
     async def notebook_file(self, notebook_id: str) -> bytes:
         """The notebook as an .ipynb, as it is now.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, also if the notebook is closed meanwhile.
         """
         room = self._find(notebook_id)
-        await room.loaded.wait()
-        return (await render_room(room)).data
+        try:
+            with room.serving():
+                await room.loaded.wait()
+                return (await render_room(room)).data
+        except RequestError as closed:
+            raise ApiError(404, "not_found", closed.message) from closed
 
     async def kernelspecs(self) -> dict[str, Any]:
         """The kernels that can be launched here, by name."""
@@ -235,10 +257,10 @@ class Hub:
             kernel_env=kernel_environment(lambda key: key.startswith("NOTEBOOKD_")),
             resolve=partial(resolve_inside, root),
         )
-        await self._nursery.start(self._run_room, room)
         self._rooms[room.notebook.id] = room
         self._documents[room.notebook.id] = OpenDocument(room.notebook, room.writer)
         self._documents[room.runtime_document.id] = OpenDocument(room.runtime_document, None)
+        await self._nursery.start(self._run_room, room)
         log.info("notebook opened", room=room.id, path=room.shown_path)
         return room
 
@@ -250,6 +272,7 @@ class Hub:
             log.exception("room failed", room=room.id, path=room.shown_path)
         finally:
             self._rooms.pop(room.notebook.id, None)
+            self._counted["commits"] += room.writer.commits
             self.collector.room_closed()
             for document in (room.notebook, room.runtime_document):
                 self._documents.pop(document.id, None)

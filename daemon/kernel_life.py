@@ -14,7 +14,7 @@ import trio
 
 from daemon.core.comms import SendComm
 from daemon.core.executions import Loss
-from daemon.core.runtime import Runtime, SendExecute
+from daemon.core.runtime import Effect, Runtime, SendExecute
 from kernel_bridge import (
     Kernel,
     KernelGone,
@@ -149,41 +149,45 @@ class KernelSupervisor:
 
     def carry_out(self) -> None:
         """Does outside what the runtime decided."""
-        for effect in self.runtime.take_effects():
-            kernel = self.kernel
-            if kernel is None:
-                continue
-            try:
-                if isinstance(effect, SendExecute):
-                    kernel.send(
-                        "shell",
-                        "execute_request",
-                        {
-                            "code": effect.execution.code,
-                            "silent": False,
-                            "store_history": True,
-                            "user_expressions": {},
-                            "allow_stdin": True,
-                            # One is in flight at a time, so there is nothing behind it that the kernel should abort.
-                            "stop_on_error": False,
-                        },
-                        msg_id=effect.execution.execution_id,
-                    )
-                elif isinstance(effect, SendComm):
-                    kernel.send(
-                        "shell",
-                        effect.msg_type,
-                        effect.content,
-                        msg_id=effect.msg_id,
-                        metadata=effect.metadata,
-                        buffers=effect.buffers,
-                    )
-                else:
-                    kernel.send("stdin", "input_reply", {"value": effect.value}, parent=effect.parent)
-            except KernelGone:
-                # Its process is over; the end of its life, which comes next, ends the execution.
-                log.info("kernel gone before a request", effect=type(effect).__name__)
+        while effects := self.runtime.take_effects():
+            for effect in effects:
+                if self.kernel is not None:
+                    self._send(self.kernel, effect)
         self._deadline_moved()
+
+    def _send(self, kernel: Kernel, effect: Effect) -> None:
+        try:
+            if isinstance(effect, SendExecute):
+                kernel.send(
+                    "shell",
+                    "execute_request",
+                    {
+                        "code": effect.execution.code,
+                        "silent": False,
+                        "store_history": True,
+                        "user_expressions": {},
+                        "allow_stdin": True,
+                        # One is in flight at a time, so there is nothing behind it that the kernel should abort.
+                        "stop_on_error": False,
+                    },
+                    msg_id=effect.execution.execution_id,
+                )
+            elif isinstance(effect, SendComm):
+                kernel.send(
+                    "shell",
+                    effect.msg_type,
+                    effect.content,
+                    msg_id=effect.msg_id,
+                    metadata=effect.metadata,
+                    buffers=effect.buffers,
+                )
+            else:
+                kernel.send("stdin", "input_reply", {"value": effect.value}, parent=effect.parent)
+        except KernelGone:
+            # Its process is over, and its life ends next; or it has left a thousand messages unread.
+            log.info("a kernel could not be sent to", effect=type(effect).__name__)
+            if isinstance(effect, SendExecute):
+                self.runtime.not_sent(effect.execution.execution_id)
 
     # The task.
 

@@ -34,23 +34,22 @@ class Metrics(Collector):
         yield kernels
         queued = sum(len(room.runtime.queue.queued) for room in rooms)
         yield GaugeMetricFamily("notebookd_executions_queued", "Executions that wait", queued)
-        yield CounterMetricFamily(
-            "notebookd_commits", "Commits to runtime documents", sum(r.writer.commits for r in rooms)
-        )
         changes = sum(len(room.runtime_document.log) + len(room.notebook.log) for room in rooms)
         yield GaugeMetricFamily("notebookd_changes", "Changes in the logs of open documents", changes)
         counts = self._hub.counts
-        for name, what in _CONNECTION_COUNTS.items():
+        for name, what in _COUNTS.items():
             yield CounterMetricFamily(f"notebookd_{name}", what, counts.get(name, 0))
         held_bytes = sum(connection.outbox.held_bytes for connection in connections)
         yield GaugeMetricFamily("notebookd_outbox_bytes", "Bytes that wait for peers", held_bytes)
 
 
-_CONNECTION_COUNTS = {
+_COUNTS = {
+    "commits": "Commits to runtime documents",
     "frames_received": "Frames that peers sent",
     "frames_sent": "Frames that peers were sent",
     "notices_held": "Times that an event or answer waited for its state",
     "notices_dropped": "Events that slow peers missed",
     "foreign_ephemerals": "Messages of one peer that another passed on, dropped",
+    "relays_dropped": "Messages of peers to others that were too big or too many",
     "changes_dropped": "Sync messages whose changes were dropped: the peer may not write",
 }

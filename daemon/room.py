@@ -34,7 +34,7 @@ from sync.core.mutations import SetFile
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.urgency import Urgency
-from sync.writer import DocWriter
+from sync.writer import DocWriter, WriterEnded
 
 log = structlog.get_logger(__name__)
 
@@ -177,17 +177,32 @@ class Room:
                 scope.cancel()
 
     async def close(self, *, save: bool) -> None:
-        """Ends the kernel and what is queued, saves if asked, and commits the last state; `cancel` is what remains."""
+        """Ends the kernel and what is queued, saves if asked, and commits the last state; `cancel` is what remains.
+
+        Whoever calls it a second time waits for the room's end.
+        """
+        if self.closing:
+            await self.ended.wait()
+            return
         self.closing = True
-        await self.kernels.close()
-        await self.writer.flush()
-        if save and self.changed:
-            try:
-                await self.save()
-            except (OSError, BlobStoreError) as error:
-                # The room must end all the same; what it holds is what the file could not take.
-                log.exception("not saved at the end", room=self.id, path=self.shown_path, reason=str(error))
+        # What was accepted ends here; the kernel's process may take seconds, the file need not wait for it.
+        self.runtime.kernel_gone("shutdown")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.kernels.close)
+            await self._commit_last(save=save)
+
+    async def _commit_last(self, *, save: bool) -> None:
+        try:
+            await self.writer.changes_taken()
             await self.writer.flush()
+            if save and self.changed:
+                await self.save()
+                await self.writer.flush()
+        except WriterEnded:
+            log.warning("the room failed before it could be closed", room=self.id)
+        except Exception as error:
+            # The policy line: the room must end all the same, and with it the others; it may be all that is lost.
+            log.exception("not saved at the end", room=self.id, path=self.shown_path, reason=str(error))
 
     @contextmanager
     def serving(self) -> Iterator[None]:

@@ -65,9 +65,17 @@ def read_announcement(path: Path) -> dict[str, Any] | None:
     """What the daemon on this state directory said of itself; None if none runs."""
     try:
         info = json.loads((path / DAEMON_FILE).read_text())
+        descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ValueError):
         return None
-    return info if isinstance(info, dict) else None
+    try:
+        # One that was killed left its file behind, and its process id may be somebody else's by now.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return info if isinstance(info, dict) else None
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
@@ -85,6 +93,7 @@ def _write_private(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)  # what a crash left there may have been anybody's
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

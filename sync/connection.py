@@ -216,6 +216,11 @@ class Connection:
         self.socket.drop()
         self.nursery.cancel_scope.cancel()
 
+    def end(self) -> None:
+        """The connection is over: nobody waits for it, and what rooms still have for it goes nowhere."""
+        self.ended.set()
+        self._idle.set()
+
     def _queue(self, push: Callable[[], None]) -> None:
         if self.ended.is_set():
             return
@@ -249,7 +254,7 @@ class Connection:
 
     async def drain(self) -> None:
         """Waits until everything is written that may be written now."""
-        if self._idle.is_set():
+        if self._idle.is_set() and not self.ended.is_set():
             self._idle = trio.Event()
         self.wake()
         await self._idle.wait()
@@ -391,7 +396,7 @@ async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_
                 nursery.start_soon(_write_until_end, connection)
                 await trio.sleep_forever()
             finally:
-                connection.ended.set()
+                connection.end()
                 hub.disconnected(connection)
                 for subscription in outbox.subscriptions.values():
                     subscription.document.subscribers.discard(connection)

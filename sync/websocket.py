@@ -344,7 +344,7 @@ async def _running(
         if len(group.exceptions) != 1:
             raise
         own = group.exceptions[0]
-        raise own from own.__cause__
+        raise own from own.__cause__  # noqa: ASYNC123  # the group held nothing else
 
 
 def _handshake_error(reader: "_Reader") -> Exception:

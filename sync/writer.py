@@ -132,6 +132,7 @@ class DocWriter:
         self._waits_since = 0.0
         self._last_commit = -COMMIT_INTERVAL
         self._changes = PeerChanges(notebook)
+        self._steps = 0
         self._step_done = trio.Event()
         self._heads_waiters: list[_HeadsWaiter] = []
         self._batch: Batch | None = None
@@ -179,8 +180,10 @@ class DocWriter:
             WriterEnded: it never will be.
         """
         self.wake(Urgency.URGENT)
-        # A step that is under way may have drained the source before this call; the one after it has not.
-        for _ in range(1 if self._batch is None else 2):
+        # A step that is under way may have drained the source before this call; the one after it has not. By number: two
+        # steps can follow each other before whoever waits has its turn.
+        last = self._steps + (1 if self._batch is None else 2)
+        while self._steps < last:
             await self._next_step()
 
     async def _next_step(self) -> None:
@@ -266,6 +269,7 @@ class DocWriter:
             self._commit_notebook(batch.notebook_writes)
         self._publish(batch)
         self._batch = None
+        self._steps += 1
         done, self._step_done = self._step_done, trio.Event()
         done.set()
 

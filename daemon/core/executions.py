@@ -183,6 +183,11 @@ class ExecutionQueue:
         self.queued.remove(execution)
         return [self._end(execution, "cancelled", now)]
 
+    def not_sent(self, execution_id: str, now: float) -> list[Transition]:
+        """It could not be sent: it never starts."""
+        execution = self._current(execution_id)
+        return [] if execution is None else [self._end(execution, "cancelled", now)]
+
     def cancel_cell(self, cell_id: str, now: float) -> list[Transition]:
         """The cell is gone: what is queued of it is cancelled."""
         return self._cancel_all((execution for execution in self.queued if execution.cell_id == cell_id), now)

@@ -179,6 +179,10 @@ class Runtime(PendingBatch):
         self._apply(transitions)
         return bool(transitions)
 
+    def not_sent(self, execution_id: str) -> None:
+        """The kernel could not be given this execution."""
+        self._apply(self.queue.not_sent(execution_id, self._monotonic()))
+
     def interrupt(self) -> str | None:
         """A person interrupts; returns the execution that it meets."""
         execution, transitions = self.queue.interrupt(self._monotonic())

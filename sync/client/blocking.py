@@ -81,7 +81,7 @@ class _Loop:
             return trio.from_thread.run(run, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             # Not a task of ours that was cancelled: the loop has ended under this thread, which is in none.
-            raise ConnectionLost("the notebook is closed") from None
+            raise ConnectionLost("the notebook is closed") from None  # noqa: ASYNC104  # see above
         except KeyboardInterrupt:
             self._soon(scope.cancel)
             raise
@@ -91,7 +91,7 @@ class _Loop:
         try:
             return trio.from_thread.run_sync(function, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
-            raise ConnectionLost("the notebook is closed") from None
+            raise ConnectionLost("the notebook is closed") from None  # noqa: ASYNC104  # as in `run`
 
     def close(self) -> None:
         """Ends the loop; an error of the end is raised."""

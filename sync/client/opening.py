@@ -92,7 +92,7 @@ async def open_notebook(
         if len(group.exceptions) != 1:
             raise
         error = group.exceptions[0]
-        raise error from error.__cause__
+        raise error from error.__cause__  # noqa: ASYNC123  # the group held nothing else
 
 
 async def _arrive(nb: Notebook, connection: Connection, *, wait_loaded: bool) -> None:

@@ -298,7 +298,9 @@ def _read_columns(body: bytes, position: int, end: int) -> dict[int, tuple[int, 
     for column, length in lengths:
         start, position = position, _behind(position, length, end)
         columns[column] = (start, position)
-    # What follows is kept by the core for later versions of the format.
+    if position != end:
+        # Kept by the Python library for later versions of the format; the JavaScript library panics on some (measured).
+        raise Malformed("bytes behind the columns")
     return columns
 
 

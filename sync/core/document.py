@@ -83,7 +83,9 @@ class Document:
         before = self.log.heads()
         with self.replica.transaction() as transaction:
             write(transaction)
-        changes = self.replica.changes_since(before)
+        # The core counts some changes of peers as new again: an empty one among the heads, or those beside a change that does
+        # not build on the one before it of its author, as JavaScript's `changeAt` makes them.
+        changes = [change for change in self.replica.changes_since(before) if change.hash not in self.log]
         for change in changes:
             self.log.append(LoggedChange(change.hash, tuple(sorted(change.deps)), change.bytes, change.max_op, None))
             self.operations += change.max_op - change.start_op + 1

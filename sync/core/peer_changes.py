@@ -135,6 +135,9 @@ class PeerChanges:
             if change.start_op <= behind:
                 # Operations with numbers that are taken would name other objects than their author means.
                 raise ChangesRefused(f"the change starts at operation {change.start_op}, but builds on {behind}")
+            if not change.op_count and change.start_op != behind + 1:
+                # The JavaScript library looks for the operations up to there when it loads what it saved (measured).
+                raise ChangesRefused(f"the change has no operations, but starts at {change.start_op} behind {behind}")
             above[change.hash] = change.max_op
         if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")

@@ -128,6 +128,16 @@ def test_aborted_before_it_began_is_cancelled() -> None:
     assert statuses([*queue.on_reply("a", "aborted", None, 0.0), *queue.on_idle("a", 0.0)]) == [("a", "cancelled")]
 
 
+def test_what_could_not_be_sent_is_cancelled_and_the_next_one_is_due() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b")
+    queue.take_next()
+
+    assert statuses(queue.not_sent("a", 0.0)) == [("a", "cancelled")]
+    assert queue.not_sent("b", 0.0) == []
+    assert [t for t in run(queue, "b") if isinstance(t, Started)] != []
+
+
 def test_losing_the_kernel_ends_everything() -> None:
     expected = {"died": "error", "restart": "interrupted", "shutdown": "interrupted", "launch_failed": "interrupted"}
     for loss, status in expected.items():

@@ -380,6 +380,35 @@ def test_what_it_appends_while_a_list_is_on_its_way_is_not_lost(notebook: Notebo
     assert kernel.outputs("out") == [display("captured"), display("appended")]
 
 
+def test_what_it_appends_looks_like_the_list_on_its_way_and_is_not_taken_for_it(notebook: Notebook) -> None:
+    notebook.set_by_peer("inner", layout="IPY_MODEL_m")
+    notebook.settle()  # it echoes, that is known now
+    kernel = notebook.begin("b")
+    kernel.enter("out")
+    kernel.display("same")
+    kernel.leave("out")
+    kernel.append("out", display("same"))
+    notebook.end()
+
+    assert notebook.settle().outputs("comm", "out") == kernel.outputs("out") == [display("same")] * 2
+
+
+def test_a_list_that_a_silent_kernel_took_within_a_cell_is_known_by_what_follows() -> None:
+    notebook = Notebook(echo=False)
+    notebook.output_widget("out")
+    kernel = notebook.begin("b")
+    kernel.enter("out")
+    kernel.display("captured")
+    kernel.leave("out")
+    notebook.hear()
+    assert kernel.read_within_cell()
+    kernel.append("out", display("appended"))
+    notebook.end()
+
+    expected = [display("captured"), display("appended")]
+    assert notebook.settle().outputs("comm", "out") == kernel.outputs("out") == expected
+
+
 @pytest.mark.parametrize("new", [[], [display("z")]], ids=["cleared", "replaced"])
 def test_another_list_replaces(notebook: Notebook, new: list[Any]) -> None:
     kernel = notebook.begin("b")
@@ -621,4 +650,48 @@ def test_at_rest_both_ends_have_the_same_outputs(steps: list[tuple[Any, ...]], e
         notebook.settle()
 
     for comm_id in ("out", "inner"):
+        assert notebook.document.outputs("comm", comm_id) == kernel.outputs(comm_id)
+
+
+ADDING = st.one_of(
+    st.tuples(st.sampled_from(["begin", "finish", "read", "await", "hear", "hear", "commit"])),
+    st.tuples(st.sampled_from(["enter", "leave", "append_display", "append_display"]), OUTS),
+    st.tuples(st.just("display")),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ADDING, max_size=60), st.booleans())
+def test_where_nothing_is_cleared_nothing_is_lost_and_nothing_doubled(steps: list[tuple[Any, ...]], echo: bool) -> None:
+    notebook = Notebook(echo=echo)
+    notebook.output_widget("out", "inner")
+    kernel = notebook.kernel
+    expected: dict[str, list[str]] = {"out": [], "inner": []}
+    captors: list[str] = []
+    for number, (step, *arguments) in enumerate(steps):
+        text = str(number)
+        match step:
+            case "finish":
+                captors.clear()
+            case _ if kernel.running is None:
+                pass
+            case "enter" if arguments[0] not in captors:
+                captors.append(arguments[0])
+            case "leave" if kernel.models[arguments[0]].entered == 1:
+                captors.remove(arguments[0])
+            case "append_display":
+                arguments.append(text)
+                expected[arguments[0]].append(text)
+            case "display":
+                arguments.append(text)
+                if captors:
+                    expected[captors[-1]].append(text)
+        act(notebook, step, tuple(arguments))
+    while kernel.running or kernel.inbox or kernel.said:
+        kernel.finish()
+        notebook.settle()
+
+    for comm_id in ("out", "inner"):
+        shown = [text for (text,) in notebook.document.shown("comm", comm_id)]
+        assert sorted(shown) == sorted(expected[comm_id])
         assert notebook.document.outputs("comm", comm_id) == kernel.outputs(comm_id)

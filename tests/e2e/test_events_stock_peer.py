@@ -79,7 +79,7 @@ def missing_runs(events: Sequence[dict[str, Any]]) -> int:
     return sum(after > before + 1 for before, after in pairwise(seqs))
 
 
-@pytest.mark.time_limit(150)
+@pytest.mark.time_limit(240)
 @pytest.mark.parametrize("latency_ms", [None, LATENCY_MS], ids=["no storage", "slow storage"])
 async def test_no_event_is_early_in_500_executions_with_typing_joins_and_reconnects(
     latency_ms: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -137,7 +137,7 @@ async def test_no_event_is_early_in_500_executions_with_typing_joins_and_reconne
     assert all(not report["error_frames"] for report in reports)
 
 
-@pytest.mark.time_limit(150)
+@pytest.mark.time_limit(240)
 async def test_events_are_early_with_frames_that_do_not_wait_for_the_first_acknowledgement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import trio
 
@@ -17,6 +18,7 @@ from tests.fakes.thin_peer import Asked, RequestFailed, ThinPeer, open_thin_peer
 
 FINAL = {"done", "error", "interrupted", "cancelled"}
 AT_ONCE = 30
+STOP_SECONDS = 7.0  # SIGTERM to exit: 5 s at most, and the end of the interpreter on a loaded machine
 SOURCES = (
     "1 + 1",
     "print('text')",
@@ -243,7 +245,31 @@ async def test_every_execution_ends_before_the_daemon_does(tmp_path: Path, seed:
             assert first.read("kernel", "status") == "not_started"
         await daemon.process.wait()
         assert daemon.process.returncode == 0
-        assert trio.current_time() - begun < 5.5
+        assert trio.current_time() - begun < STOP_SECONDS
+
+
+async def test_a_kernel_that_does_not_want_to_end_holds_up_nobody(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        opened = await daemon.open("last.ipynb", create=True)
+        documents = Opened(opened["id"], daemon.root / "last.ipynb", opened["notebook"], opened["runtime"])
+        async with open_thin_peer(daemon, documents) as peer:
+            stubborn = peer.add_cell(
+                "import signal\nfor name in ('SIGINT', 'SIGTERM'): signal.signal(signal.Signals[name], signal.SIG_IGN)\n"
+                "print('begun', flush=True)\nwhile True: pass"
+            )
+            running = await peer.execute(stubborn)
+            queued = await peer.execute(peer.add_cell("1"))
+            await peer.wait(lambda: peer.manifests(stubborn))
+            [kernel] = psutil.Process(daemon.process.pid).children()
+            begun = trio.current_time()
+            daemon.signal(signal.SIGTERM)
+            # At once, not when the kernel has been killed at last.
+            assert (await peer.done(running, within=2), await peer.done(queued)) == ("interrupted", "cancelled")
+            await peer.ended.wait()
+        await daemon.process.wait()
+        assert daemon.process.returncode == 0
+        assert trio.current_time() - begun < STOP_SECONDS
+        assert not kernel.is_running()
 
 
 # Kernels that cannot be launched.

@@ -12,6 +12,7 @@ from tests.fakes import stock_peer
 from tests.fakes.daemon_process import running_daemon
 
 EDITS = 200
+WAIT_SECONDS = 10  # for heads, as docs/wire.md says
 UNKNOWN = "00" * 32  # heads that nobody ever makes
 SOURCES = {"first": "ran = []", "edited": "", "typed": "# ", "last": "print(ran)"}
 
@@ -65,12 +66,12 @@ async def test_edits_that_never_arrive_are_a_heads_timeout_and_nothing_runs(tmp_
         notebook = await open_notebook(daemon, SOURCES)
         async with notebook.joined() as peer:
             known = await peer.heads(notebook.url)
-            answered: list[str] = []
+            waited: dict[str, float] = {}
             began = monotonic()
 
-            async def ask(method: str, **params: object) -> dict[str, object]:
+            async def ask(method: str, **params: object) -> dict[str, dict[str, object]]:
                 response = await peer.request(notebook.url, method, params)
-                answered.append(method)
+                waited[method] = monotonic() - began
                 return response
 
             async with trio.open_nursery() as nursery:
@@ -85,8 +86,8 @@ async def test_edits_that_never_arrive_are_a_heads_timeout_and_nothing_runs(tmp_
                 await trio.testing.wait_all_tasks_blocked()  # it is sent first
                 nursery.start_soon(ask, "barrier")
                 nursery.start_soon(ask, "interrupt")
-            assert answered == ["interrupt", "execute_cell", "barrier"]
-            assert 9.5 < monotonic() - began < 20
+            assert waited["interrupt"] < WAIT_SECONDS - 0.5 < waited["execute_cell"] < 3 * WAIT_SECONDS
+            assert waited["barrier"] > WAIT_SECONDS - 0.5  # in order, behind the one that waits
             assert await peer.doc(notebook.runtime, ["executions"]) == {}
             assert await peer.doc(notebook.runtime, ["kernel", "status"]) == "not_started"
 
@@ -96,14 +97,14 @@ async def test_a_refused_edit_is_a_heads_timeout_at_once(tmp_path: Path) -> None
     async with running_daemon(tmp_path) as daemon:
         notebook = await open_notebook(daemon, SOURCES)
         async with notebook.joined() as peer:
-            began = monotonic()
             huge = stock_peer.put(["cells", "first", "metadata", "list"], {"$nulls": 200_000})
             await peer.change(notebook.url, huge)
             for _ in range(2):
+                began = monotonic()
                 response = await peer.request(notebook.url, "execute_cell", {"cell_id": "first"}, at_heads=True)
                 assert response["error"]["data"]["reason"] == "heads_timeout"
                 assert response["error"]["data"]["missing"] == await peer.heads(notebook.url)
-            assert monotonic() - began < 5
+                assert monotonic() - began < WAIT_SECONDS - 1
             assert await peer.doc(notebook.runtime, ["executions"]) == {}
 
 
@@ -116,4 +117,16 @@ async def test_a_viewers_edit_is_a_heads_timeout_at_once(tmp_path: Path) -> None
             heads = await viewer.change(notebook.url, stock_peer.update_text(["cells", "first", "source"], "1/0"))
             response = await viewer.request(notebook.url, "barrier", at_heads=True)
             assert response["error"]["data"] == {"reason": "heads_timeout", "missing": heads}
-            assert monotonic() - began < 5
+            assert monotonic() - began < WAIT_SECONDS - 1
+
+
+async def test_what_was_accepted_runs_though_its_peer_is_gone(tmp_path: Path) -> None:
+    """It is killed right after the answer, before there is a kernel: the execution still ends as done for the others."""
+    async with running_daemon(tmp_path) as daemon:
+        notebook = await open_notebook(daemon, SOURCES)
+        async with notebook.joined() as stays, notebook.joined() as leaves:
+            accepted = await notebook.ask(leaves, "execute_cell", cell_id="first")
+            leaves.process.kill()
+            execution_id = accepted["execution_id"]
+            done = await stays.wait_event(notebook.url, "execution_done", execution_id=execution_id)
+            assert done["params"]["status"] == "done"

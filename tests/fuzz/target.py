@@ -82,7 +82,9 @@ async def fuzz(target: Target[Any], seed: int, indexes: range, note: Callable[[i
         try:
             outcome = await target.feed(data)
         except BaseException as error:  # a panic of the core is no Exception; the run is over in any case
-            raise Finding(f"{again}\n{_excerpt(data)}\n{''.join(format_exception(error))}") from error
+            raise Finding(  # noqa: ASYNC104  # a cancelled run is over as well
+                f"{again}\n{_excerpt(data)}\n{''.join(format_exception(error))}"
+            ) from error
         took = thread_time() - before
         if took > MAX_INPUT_SECONDS:
             raise Finding(f"{again}: {took:.2f} s of CPU\n{_excerpt(data)}")

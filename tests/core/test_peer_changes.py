@@ -1,0 +1,107 @@
+"""What peers change: taken in order, whole or not at all, and what the peer hears of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from automerge import core
+
+from sync.core.changes import CheckedChange, check_changes
+from sync.core.document import Document
+from sync.core.identifiers import document_id
+from sync.core.limits import MAX_GROUP_OPS, MAX_PENDING_BYTES, MAX_PENDING_CHANGES
+from sync.core.peer_changes import PeerChanges, groups
+from sync.core.subscription import Subscription
+from tests.fakes.recipients import RecordingRecipient
+
+
+class Editing:
+    """A document, and a peer that edits a replica of it."""
+
+    def __init__(self) -> None:
+        self.document = Document(document_id(b"n" * 16))
+        self.document.commit(lambda tx: tx.put(core.ROOT, "schema", core.ScalarType.Int, 1))
+        self.document.publish()
+        self.changes = PeerChanges(self.document)
+        self.replica = core.Document.load(self.document.replica.save())
+        self.peer = RecordingRecipient()
+        self.subscription = Subscription(self.document, origin=self.peer, writable=True)
+
+    def edit(self, key: str, value: str = "") -> CheckedChange:
+        before = self.replica.get_heads()
+        with self.replica.transaction() as tx:
+            tx.put(core.ROOT, key, core.ScalarType.Str, value)
+        [change] = self.replica.get_changes(before)
+        [checked] = check_changes(change.bytes)
+        return checked
+
+    def take(self, *changes: CheckedChange) -> list[CheckedChange]:
+        self.changes.add(self.peer, self.subscription, changes)
+        return self.changes.take()
+
+
+def test_changes_are_applied_in_the_order_in_which_they_came() -> None:
+    editing = Editing()
+    one, two = editing.edit("one"), editing.edit("two")
+
+    assert editing.take(one) == [one]
+    assert editing.take(one, two, two) == [two], "what is there already is not new"
+    assert editing.document.heads() == (two.hash,)
+    assert (editing.changes.submitted, editing.changes.taken) == (2, 2)
+
+
+def test_a_change_without_what_it_builds_on_is_asked_for_and_not_taken() -> None:
+    editing = Editing()
+    one, two = editing.edit("one"), editing.edit("two")
+
+    assert editing.take(two) == []
+    assert editing.subscription.due is False, "the peer has not spoken yet"
+    assert editing.peer.refused == []
+    assert editing.take(one, two) == [one, two]
+
+
+def test_what_can_not_be_taken_is_refused_with_all_that_came_with_it() -> None:
+    editing = Editing()
+    one = editing.edit("one")
+    twice = core.Document.load(
+        editing.document.replica.save(),
+    )
+    twice.set_actor(one.actor)
+    with twice.transaction() as tx:
+        tx.put(core.ROOT, "other", core.ScalarType.Int, 1)
+    [again] = check_changes(b"".join(c.bytes for c in twice.get_changes(list(editing.document.heads()))))
+    two = editing.edit("two")
+
+    assert editing.take(one, again) == []
+    assert [reason for reason in editing.peer.refused if "sequence number" in reason]
+    assert editing.changes.has_refused({again.hash})
+    assert editing.take(two) == [], "it builds on one that was refused"
+    assert len(editing.peer.refused) == 2
+    assert len(editing.document.log) == 1
+
+
+def test_the_queue_is_full_by_number_or_by_size() -> None:
+    editing = Editing()
+    small = editing.edit("small")
+    for _ in range(MAX_PENDING_CHANGES):
+        assert not editing.changes.is_full
+        editing.changes.add(editing.peer, editing.subscription, [small])
+    assert editing.changes.is_full
+    while editing.changes.waiting:
+        editing.changes.take()
+
+    big = replace(small, chunk=bytes(MAX_PENDING_BYTES // 4))
+    for _ in range(4):
+        assert not editing.changes.is_full
+        editing.changes.add(editing.peer, editing.subscription, [big])
+    assert editing.changes.is_full
+
+
+def test_many_operations_are_cut_into_groups_and_one_change_never() -> None:
+    def sizes(counts: Sequence[int]) -> list[int]:
+        changes = [CheckedChange(b"", (), b"", 1, 1, count, b"", 0, touches_maps=False) for count in counts]
+        return [len(group) for group in groups(changes)]
+
+    assert sizes([]) == []
+    assert sizes([1, 1, 1]) == [3]
+    assert sizes([MAX_GROUP_OPS // 2, MAX_GROUP_OPS // 2, 1]) == [2, 1]
+    assert sizes([1, 5 * MAX_GROUP_OPS, 1]) == [1, 1, 1]

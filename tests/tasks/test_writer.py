@@ -1,0 +1,392 @@
+"""The doc-writer: one commit for what waits together, its pace, and that nobody waits for what never comes."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from automerge import core
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sync.blobs import BlobStore, BlobStoreError
+from sync.core.binding import Transaction
+from sync.core.changes import CheckedChange, check_changes
+from sync.core.document import Document
+from sync.core.identifiers import document_id
+from sync.core.limits import MAX_PENDING_CHANGES
+from sync.core.mutations import AddCell, AppendOutput, Mutation, SetKernel, Target
+from sync.core.outputs import DisplayOutput
+from sync.core.runtime_reading import read_cell
+from sync.core.runtime_schema import RuntimeSchema
+from sync.core.subscription import Subscription
+from sync.core.urgency import Urgency
+from sync.core.values import Blob
+from sync.writer import COMMIT_INTERVAL, Batch, DocWriter, HeadsRefused, PendingEvent, PendingResponse, WriterEnded
+from tests.fakes.recipients import RecordingRecipient
+
+CELL = Target("cell", "a")
+
+
+class Source:
+    """What waits, as a room's runtime has it."""
+
+    def __init__(self) -> None:
+        self.batch = Batch()
+        self.changed: list[bool] = []
+        self.drained = 0
+
+    def drain(self) -> Batch:
+        self.drained += 1
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+    def notebook_changed(self, *, structure: bool) -> None:
+        self.changed.append(structure)
+
+
+class Blobs(BlobStore):
+    """A store whose disk can be full, and slow."""
+
+    error: BlobStoreError | None = None
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.may_store = trio.Event()
+        self.may_store.set()
+
+    async def put_all(self, blobs: Sequence[Blob], *, durable: bool = True) -> None:
+        await self.may_store.wait()
+        if self.error is not None:
+            raise self.error
+        await super().put_all(blobs, durable=durable)
+
+
+class Room:
+    """A doc-writer with what it owns and one subscriber."""
+
+    def __init__(self, root: Path) -> None:
+        self.notebook, self.runtime = Document(document_id(b"n" * 16)), Document(document_id(b"r" * 16))
+        schema = RuntimeSchema()
+        self.runtime.commit(lambda tx: schema.create(tx, notebook_url=self.notebook.url, path="x.ipynb"))
+        self.notebook.commit(lambda tx: tx.put(core.ROOT, "schema", core.ScalarType.Int, 1))
+        for document in (self.notebook, self.runtime):
+            document.publish()
+        self.source, self.blobs = Source(), Blobs(root)
+        self.writer = DocWriter(
+            notebook=self.notebook, runtime=self.runtime, schema=schema, source=self.source, blobs=self.blobs, epoch="e"
+        )
+        self.peer = RecordingRecipient()
+        self.notebook.subscribers.add(self.peer)
+        self.subscription = Subscription(self.notebook, origin=self.peer, writable=True)
+        self.replica = core.Document.load(self.notebook.replica.save())
+
+    def want(self, *mutations: Mutation, urgency: Urgency = Urgency.NORMAL) -> None:
+        self.source.batch.mutations += mutations
+        self.writer.wake(urgency)
+
+    def say(self, method: str, *, cells: bool = False) -> None:
+        self.source.batch.notices.append(PendingEvent(method, {}, cells))
+        self.writer.wake(Urgency.NORMAL)
+
+    def respond(self, request_id: int) -> None:
+        self.source.batch.notices.append(PendingResponse(self.peer, request_id, {}))
+        self.writer.wake(Urgency.URGENT)
+
+    def edit(self, key: str = "mine") -> CheckedChange:
+        before = self.replica.get_heads()
+        with self.replica.transaction() as tx:
+            tx.put(core.ROOT, key, core.ScalarType.Int, 1)
+        [change] = self.replica.get_changes(before)
+        [checked] = check_changes(change.bytes)
+        return checked
+
+    async def submit(self, *changes: CheckedChange) -> None:
+        await self.writer.submit_changes(self.peer, self.subscription, changes)
+
+    def output(self, text: str) -> AppendOutput:
+        return AppendOutput(CELL, DisplayOutput("o", "display_data", {"text/html": text}, {}))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.writer.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path / "blobs")
+
+
+async def test_what_waits_together_is_one_commit(room: Room) -> None:
+    async with room.running():
+        room.want(AddCell("a"))
+        room.want(SetKernel(status="busy"))
+        await room.writer.flush()
+
+    assert room.writer.commits == 1
+    assert len(room.runtime.log) == 2
+
+
+async def test_the_first_commit_is_at_once_and_the_next_an_interval_later(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    committed: list[float] = []
+    at_once: Callable[[Transaction], None] = lambda tx: committed.append(trio.current_time())  # noqa: E731
+    async with room.running():
+        await trio.sleep(1)
+        begin = trio.current_time()
+        for number in range(3):
+            room.want(AddCell(f"c{number}"))
+            room.source.batch.notebook_writes.append(at_once)
+            await trio.sleep(COMMIT_INTERVAL / 4)
+        await room.writer.flush()
+
+    assert committed == pytest.approx([begin, begin + COMMIT_INTERVAL * 3 / 4, begin + COMMIT_INTERVAL * 3 / 4])
+
+
+async def test_somebody_who_waits_cuts_the_interval(room: Room, autojump_clock: MockClock) -> None:
+    async with room.running():
+        room.want(AddCell("a"))
+        await wait_all_tasks_blocked()
+        begin = trio.current_time()
+        room.want(AddCell("b"), urgency=Urgency.URGENT)
+        await wait_all_tasks_blocked()
+        assert room.writer.commits == 2
+        assert trio.current_time() == begin
+
+
+async def test_what_nobody_waits_for_goes_with_the_next_or_after_one_interval(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    async with room.running():
+        await trio.sleep(1)
+        room.want(AddCell("a"), urgency=Urgency.LAZY)
+        await wait_all_tasks_blocked()
+        assert room.writer.commits == 0
+        await trio.sleep(COMMIT_INTERVAL * 1.1)
+        assert room.writer.commits == 1
+
+
+async def test_a_step_that_committed_nothing_delays_nothing(room: Room, autojump_clock: MockClock) -> None:
+    async with room.running():
+        await trio.sleep(1)
+        room.writer.wake(Urgency.URGENT)
+        await wait_all_tasks_blocked()
+        room.want(AddCell("a"))
+        await wait_all_tasks_blocked()
+        assert room.writer.commits == 1
+
+
+async def test_notices_keep_their_order_and_carry_the_heads_of_their_commit(room: Room) -> None:
+    async with room.running():
+        room.want(AddCell("a"))
+        room.say("first", cells=True)
+        room.respond(7)
+        room.say("second")
+        await room.writer.flush()
+
+    first, answer, second = room.peer.messages
+    heads = [head.hex() for head in room.runtime.published_heads()]
+    assert [first["method"], answer["id"], second["method"]] == ["first", 7, "second"]
+    assert (first["params"]["seq"], second["params"]["seq"]) == (1, 2)
+    assert first["params"]["heads"] == answer["result"]["heads"] == heads
+    assert first["params"]["notebook_heads"] == [head.hex() for head in room.notebook.published_heads()]
+    assert [notice.request_id for notice in room.peer.notices] == [None, 7, None]
+    assert room.peer.notices[0].requires == ((room.runtime.id, 2), (room.notebook.id, 1))
+
+
+async def test_what_comes_while_blobs_are_stored_is_spoken_of_after_its_own_commit(room: Room) -> None:
+    room.blobs.may_store = trio.Event()
+    async with room.running():
+        room.want(AddCell("a"), room.output("x" * 5_000))
+        await wait_all_tasks_blocked()
+        published = room.runtime.published
+        room.want(AddCell("b"))
+        room.respond(1)
+        await wait_all_tasks_blocked()
+        assert room.peer.notices == []
+        room.blobs.may_store.set()
+        await room.writer.flush()
+
+    assert room.peer.notices[0].requires == ((room.runtime.id, published + 2),)
+    assert read_cell(room.runtime.replica, "b") is not None
+
+
+async def test_flush_during_a_step_waits_for_the_next_one(room: Room) -> None:
+    room.blobs.may_store = trio.Event()
+    async with room.running():
+        room.want(AddCell("a"), room.output("x" * 5_000))
+        await wait_all_tasks_blocked()
+        room.want(AddCell("b"), urgency=Urgency.LAZY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room.writer.flush)
+            await wait_all_tasks_blocked()
+            room.blobs.may_store.set()
+        assert read_cell(room.runtime.replica, "b", room.runtime.published_heads()) is not None
+
+
+async def test_what_a_file_holds_counts_as_changed_when_it_is_published(room: Room) -> None:
+    room.blobs.may_store = trio.Event()
+    async with room.running():
+        room.source.batch.changes_file = True
+        room.want(AddCell("a"), room.output("x" * 5_000))
+        await wait_all_tasks_blocked()
+        assert room.writer.file_changes == 0, "or a save now would pass for one of the new state"
+        room.blobs.may_store.set()
+        await room.writer.flush()
+        assert room.writer.file_changes == 1
+
+
+async def test_a_full_disk_costs_the_output_and_not_the_room(room: Room) -> None:
+    async with room.running():
+        room.blobs.error = BlobStoreError("No space left on device")
+        room.want(AddCell("a"), room.output("x" * 5_000))
+        await room.writer.flush()
+        room.blobs.error = None
+        room.want(AddCell("b"))
+        await room.writer.flush()
+
+    cell = read_cell(room.runtime.replica, "a")
+    assert cell is not None
+    assert "could not be stored: No space left" in cell["outputs"][0]["data"]["text/plain"]
+    assert read_cell(room.runtime.replica, "b") is not None
+    assert room.writer.unstored == 1
+
+
+async def test_peers_changes_are_committed_and_published_in_one_step(room: Room) -> None:
+    change = room.edit()
+    async with room.running():
+        await room.submit(change)
+        await room.writer.flush()
+
+    assert room.notebook.published_heads() == (change.hash,)
+    assert room.source.changed == [True]
+
+
+async def test_a_peer_that_sends_more_than_can_be_taken_waits(room: Room) -> None:
+    change = room.edit()
+    for _ in range(MAX_PENDING_CHANGES):
+        await room.submit(change)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.submit, change)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        async with room.running():
+            await room.writer.flush()
+            await wait_all_tasks_blocked()
+            assert not nursery.child_tasks
+
+
+async def test_changes_taken_waits_for_those_before_it_alone(room: Room) -> None:
+    async with room.running():
+        drained = room.source.drained
+        await room.writer.changes_taken()
+        assert room.source.drained == drained, "nothing was to be waited for"
+        change = room.edit()
+        await room.submit(change)
+        await room.writer.changes_taken()
+        assert change.hash in room.notebook.log
+
+
+async def test_a_flood_of_changes_lets_the_rest_have_its_turn(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sync.writer.CHANGES_SECONDS", 0.0)
+    first, second = room.edit("one"), room.edit("two")
+    await room.submit(first)
+    await room.submit(second)
+    room.want(AddCell("a"))
+    async with room.running():
+        await room.writer.flush()
+        assert (first.hash in room.notebook.log, second.hash in room.notebook.log) == (True, False)
+        assert room.writer.commits == 1
+        await room.writer.changes_taken()
+        assert second.hash in room.notebook.log
+
+
+async def test_whoever_waits_for_heads_goes_on_when_they_are_there(room: Room) -> None:
+    change = room.edit()
+    async with room.running(), trio.open_nursery() as nursery:
+        nursery.start_soon(room.writer.wait_for_heads, (change.hash,), room.peer)
+        await wait_all_tasks_blocked()
+        assert room.writer.missing_heads((change.hash,)) == [change.hash.hex()]
+        await room.submit(change)
+
+
+async def test_a_cancelled_wait_for_heads_leaves_nothing_behind(room: Room, autojump_clock: MockClock) -> None:
+    async with room.running():
+        for _ in range(3):
+            with trio.move_on_after(1):
+                await room.writer.wait_for_heads((b"u" * 32,), room.peer)
+        assert room.writer._heads_waiters == []
+
+
+async def test_heads_that_were_refused_are_not_waited_for(room: Room) -> None:
+    one = room.edit("one")
+    room.replica = core.Document.load(room.notebook.replica.save())
+    room.replica.set_actor(one.actor)
+    again, other = room.edit("again"), RecordingRecipient("other")
+    async with room.running(), trio.open_nursery() as nursery:
+        await room.submit(one)
+        nursery.start_soon(_refused, room, again.hash, other)
+        await wait_all_tasks_blocked()
+        await room.submit(again)
+        await room.writer.flush()
+        assert len(room.peer.refused) == 1
+        # One that may not write is not waited for, whatever it names.
+        await _refused(room, b"u" * 32, room.peer)
+
+
+async def _refused(room: Room, change_hash: bytes, peer: RecordingRecipient) -> None:
+    with pytest.raises(HeadsRefused):
+        await room.writer.wait_for_heads((change_hash,), peer)
+
+
+async def _ended(wait: Any, *args: Any) -> None:
+    with pytest.raises(WriterEnded):
+        await wait(*args)
+
+
+async def test_when_it_ends_all_waits_end_and_its_requests_are_refused(room: Room) -> None:
+    change = room.edit()
+    room.blobs.may_store = trio.Event()
+    async with trio.open_nursery() as waiting, room.running():
+        room.want(AddCell("a"), room.output("x" * 5_000))
+        room.respond(1)
+        await wait_all_tasks_blocked()
+        room.respond(2)
+        for _ in range(MAX_PENDING_CHANGES):
+            await room.submit(change)
+        waiting.start_soon(_ended, room.writer.flush)
+        waiting.start_soon(_ended, room.writer.changes_taken)
+        waiting.start_soon(_ended, room.writer.wait_for_heads, (b"u" * 32,), room.peer)
+        waiting.start_soon(room.submit, change)
+        await wait_all_tasks_blocked()
+
+    assert room.peer.errors == [(1, "shutting_down"), (2, "shutting_down")]
+    assert room.peer.notices == []
+
+
+async def test_after_its_end_nothing_waits(room: Room) -> None:
+    async with room.running():
+        await room.writer.flush()
+    await _ended(room.writer.flush)
+    await _ended(room.writer.wait_for_heads, (b"u" * 32,), room.peer)
+    for _ in range(MAX_PENDING_CHANGES + 1):
+        await room.submit(room.edit(f"{_}"))
+
+
+async def test_a_fault_in_a_commit_ends_the_writer_and_releases_those_who_wait(room: Room) -> None:
+    def fail(tx: Transaction) -> None:
+        raise ZeroDivisionError
+
+    room.source.batch.notebook_writes.append(fail)
+    room.respond(1)
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(_ended, room.writer.flush)
+        with pytest.raises(ZeroDivisionError):
+            await room.writer.run()
+    assert room.peer.errors == [(1, "shutting_down")]
+    assert room.notebook.replica.heads() == room.notebook.published_heads()
