@@ -142,10 +142,10 @@ class PeerChanges:
         if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")
         try:
-            self._references.check(change.chunk for change in changes)
+            with self._references.checked([change.chunk for change in changes]):
+                document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
         except Unfounded as unfounded:
             raise ChangesRefused(str(unfounded)) from unfounded
-        document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
         return True
 
 

@@ -115,8 +115,11 @@ SCENARIOS: Mapping[str, Sequence[Step]] = {
         "    _esm = 'export default { render({ model, el }) { el.textContent = model.get(\"n\") } }' + ' ' * 1200\n"
         "    _css = '.x { color: red }'\n    n = traitlets.Int(3).tag(sync=True)\n"
         "    raw = traitlets.Bytes(bytes(1000)).tag(sync=True)\nc = Counter()\nc",
-        Update("AnyModel", {"n": 4, "raw": b"\x00\x01"}),
-        "print(c.n, c.raw)",
+        Update("AnyModel", {"n": 4}),
+        "print(c.n, len(c.raw))",
+        # traitlets' Bytes refuses what ipywidgets hands it, a memoryview: what the peers see goes back.
+        Update("AnyModel", {"raw": b"\x00\x01"}),
+        "c.n = len(c.raw)",
         "c.raw = b'new'",
     ],
 }

@@ -1,7 +1,6 @@
 """The doc-writer: one commit for what waits together, its pace, and that nobody waits for what never comes."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,118 +9,23 @@ import trio
 from automerge import core
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sync.blobs import BlobStore, BlobStoreError
+from sync.blobs import BlobStoreError
 from sync.core.binding import Transaction
-from sync.core.changes import CheckedChange, check_changes
-from sync.core.document import Document
-from sync.core.identifiers import document_id
 from sync.core.limits import MAX_PENDING_CHANGES
-from sync.core.mutations import AddCell, AppendOutput, Mutation, SetKernel, Target
-from sync.core.outputs import DisplayOutput
+from sync.core.mutations import AddCell, SetKernel
 from sync.core.runtime_reading import read_cell
-from sync.core.runtime_schema import RuntimeSchema
-from sync.core.subscription import Subscription
 from sync.core.urgency import Urgency
-from sync.core.values import Blob
-from sync.writer import COMMIT_INTERVAL, Batch, DocWriter, HeadsRefused, PendingEvent, PendingResponse, WriterEnded
+from sync.writer import COMMIT_INTERVAL, HeadsRefused, WriterEnded
 from tests.fakes.recipients import RecordingRecipient
-
-CELL = Target("cell", "a")
-
-
-class Source:
-    """What waits, as a room's runtime has it."""
-
-    def __init__(self) -> None:
-        self.batch = Batch()
-        self.changed: list[bool] = []
-        self.drained = 0
-
-    def drain(self) -> Batch:
-        self.drained += 1
-        batch, self.batch = self.batch, Batch()
-        return batch
-
-    def notebook_changed(self, *, structure: bool) -> None:
-        self.changed.append(structure)
-
-
-class Blobs(BlobStore):
-    """A store whose disk can be full, and slow."""
-
-    error: BlobStoreError | None = None
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.may_store = trio.Event()
-        self.may_store.set()
-
-    async def put_all(self, blobs: Sequence[Blob], *, durable: bool = True) -> None:
-        await self.may_store.wait()
-        if self.error is not None:
-            raise self.error
-        await super().put_all(blobs, durable=durable)
-
-
-class Room:
-    """A doc-writer with what it owns and one subscriber."""
-
-    def __init__(self, root: Path) -> None:
-        self.notebook, self.runtime = Document(document_id(b"n" * 16)), Document(document_id(b"r" * 16))
-        schema = RuntimeSchema()
-        self.runtime.commit(lambda tx: schema.create(tx, notebook_url=self.notebook.url, path="x.ipynb"))
-        self.notebook.commit(lambda tx: tx.put(core.ROOT, "schema", core.ScalarType.Int, 1))
-        for document in (self.notebook, self.runtime):
-            document.publish()
-        self.source, self.blobs = Source(), Blobs(root)
-        self.writer = DocWriter(
-            notebook=self.notebook, runtime=self.runtime, schema=schema, source=self.source, blobs=self.blobs, epoch="e"
-        )
-        self.peer = RecordingRecipient()
-        self.notebook.subscribers.add(self.peer)
-        self.subscription = Subscription(self.notebook, origin=self.peer, writable=True)
-        self.replica = core.Document.load(self.notebook.replica.save())
-
-    def want(self, *mutations: Mutation, urgency: Urgency = Urgency.NORMAL) -> None:
-        self.source.batch.mutations += mutations
-        self.writer.wake(urgency)
-
-    def say(self, method: str, *, cells: bool = False) -> None:
-        self.source.batch.notices.append(PendingEvent(method, {}, cells))
-        self.writer.wake(Urgency.NORMAL)
-
-    def respond(self, request_id: int) -> None:
-        self.source.batch.notices.append(PendingResponse(self.peer, request_id, {}))
-        self.writer.wake(Urgency.URGENT)
-
-    def edit(self, key: str = "mine") -> CheckedChange:
-        before = self.replica.get_heads()
-        with self.replica.transaction() as tx:
-            tx.put(core.ROOT, key, core.ScalarType.Int, 1)
-        [change] = self.replica.get_changes(before)
-        [checked] = check_changes(change.bytes)
-        return checked
-
-    async def submit(self, *changes: CheckedChange) -> None:
-        await self.writer.submit_changes(self.peer, self.subscription, changes)
-
-    def output(self, text: str) -> AppendOutput:
-        return AppendOutput(CELL, DisplayOutput("o", "display_data", {"text/html": text}, {}))
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.writer.run)
-            yield
-            nursery.cancel_scope.cancel()
+from tests.fakes.written_documents import WrittenDocuments
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path / "blobs")
+def room(tmp_path: Path) -> WrittenDocuments:
+    return WrittenDocuments(tmp_path / "blobs")
 
 
-async def test_what_waits_together_is_one_commit(room: Room) -> None:
+async def test_what_waits_together_is_one_commit(room: WrittenDocuments) -> None:
     async with room.running():
         room.want(AddCell("a"))
         room.want(SetKernel(status="busy"))
@@ -132,7 +36,7 @@ async def test_what_waits_together_is_one_commit(room: Room) -> None:
 
 
 async def test_the_first_commit_is_at_once_and_the_next_an_interval_later(
-    room: Room, autojump_clock: MockClock
+    room: WrittenDocuments, autojump_clock: MockClock
 ) -> None:
     committed: list[float] = []
     at_once: Callable[[Transaction], None] = lambda tx: committed.append(trio.current_time())  # noqa: E731
@@ -148,7 +52,7 @@ async def test_the_first_commit_is_at_once_and_the_next_an_interval_later(
     assert committed == pytest.approx([begin, begin + COMMIT_INTERVAL * 3 / 4, begin + COMMIT_INTERVAL * 3 / 4])
 
 
-async def test_somebody_who_waits_cuts_the_interval(room: Room, autojump_clock: MockClock) -> None:
+async def test_somebody_who_waits_cuts_the_interval(room: WrittenDocuments, autojump_clock: MockClock) -> None:
     async with room.running():
         room.want(AddCell("a"))
         await wait_all_tasks_blocked()
@@ -160,7 +64,7 @@ async def test_somebody_who_waits_cuts_the_interval(room: Room, autojump_clock: 
 
 
 async def test_what_nobody_waits_for_goes_with_the_next_or_after_one_interval(
-    room: Room, autojump_clock: MockClock
+    room: WrittenDocuments, autojump_clock: MockClock
 ) -> None:
     async with room.running():
         await trio.sleep(1)
@@ -171,7 +75,7 @@ async def test_what_nobody_waits_for_goes_with_the_next_or_after_one_interval(
         assert room.writer.commits == 1
 
 
-async def test_a_step_that_committed_nothing_delays_nothing(room: Room, autojump_clock: MockClock) -> None:
+async def test_a_step_that_committed_nothing_delays_nothing(room: WrittenDocuments, autojump_clock: MockClock) -> None:
     async with room.running():
         await trio.sleep(1)
         room.writer.wake(Urgency.URGENT)
@@ -181,7 +85,7 @@ async def test_a_step_that_committed_nothing_delays_nothing(room: Room, autojump
         assert room.writer.commits == 1
 
 
-async def test_notices_keep_their_order_and_carry_the_heads_of_their_commit(room: Room) -> None:
+async def test_notices_keep_their_order_and_carry_the_heads_of_their_commit(room: WrittenDocuments) -> None:
     async with room.running():
         room.want(AddCell("a"))
         room.say("first", cells=True)
@@ -199,7 +103,7 @@ async def test_notices_keep_their_order_and_carry_the_heads_of_their_commit(room
     assert room.peer.notices[0].requires == ((room.runtime.id, 2), (room.notebook.id, 1))
 
 
-async def test_what_comes_while_blobs_are_stored_is_spoken_of_after_its_own_commit(room: Room) -> None:
+async def test_what_comes_while_blobs_are_stored_is_spoken_of_after_its_own_commit(room: WrittenDocuments) -> None:
     room.blobs.may_store = trio.Event()
     async with room.running():
         room.want(AddCell("a"), room.output("x" * 5_000))
@@ -216,7 +120,7 @@ async def test_what_comes_while_blobs_are_stored_is_spoken_of_after_its_own_comm
     assert read_cell(room.runtime.replica, "b") is not None
 
 
-async def test_flush_during_a_step_waits_for_the_next_one(room: Room) -> None:
+async def test_flush_during_a_step_waits_for_the_next_one(room: WrittenDocuments) -> None:
     room.blobs.may_store = trio.Event()
     async with room.running():
         room.want(AddCell("a"), room.output("x" * 5_000))
@@ -229,7 +133,7 @@ async def test_flush_during_a_step_waits_for_the_next_one(room: Room) -> None:
         assert read_cell(room.runtime.replica, "b", room.runtime.published_heads()) is not None
 
 
-async def test_what_a_file_holds_counts_as_changed_when_it_is_published(room: Room) -> None:
+async def test_what_a_file_holds_counts_as_changed_when_it_is_published(room: WrittenDocuments) -> None:
     room.blobs.may_store = trio.Event()
     async with room.running():
         room.source.batch.changes_file = True
@@ -241,7 +145,7 @@ async def test_what_a_file_holds_counts_as_changed_when_it_is_published(room: Ro
         assert room.writer.file_changes == 1
 
 
-async def test_a_full_disk_costs_the_output_and_not_the_room(room: Room) -> None:
+async def test_a_full_disk_costs_the_output_and_not_the_room(room: WrittenDocuments) -> None:
     async with room.running():
         room.blobs.error = BlobStoreError("No space left on device")
         room.want(AddCell("a"), room.output("x" * 5_000))
@@ -257,7 +161,7 @@ async def test_a_full_disk_costs_the_output_and_not_the_room(room: Room) -> None
     assert room.writer.unstored == 1
 
 
-async def test_peers_changes_are_committed_and_published_in_one_step(room: Room) -> None:
+async def test_peers_changes_are_committed_and_published_in_one_step(room: WrittenDocuments) -> None:
     change = room.edit()
     async with room.running():
         await room.submit(change)
@@ -267,7 +171,7 @@ async def test_peers_changes_are_committed_and_published_in_one_step(room: Room)
     assert room.source.changed == [True]
 
 
-async def test_a_peer_that_sends_more_than_can_be_taken_waits(room: Room) -> None:
+async def test_a_peer_that_sends_more_than_can_be_taken_waits(room: WrittenDocuments) -> None:
     change = room.edit()
     for _ in range(MAX_PENDING_CHANGES):
         await room.submit(change)
@@ -281,7 +185,7 @@ async def test_a_peer_that_sends_more_than_can_be_taken_waits(room: Room) -> Non
             assert not nursery.child_tasks
 
 
-async def test_changes_taken_waits_for_those_before_it_alone(room: Room) -> None:
+async def test_changes_taken_waits_for_those_before_it_alone(room: WrittenDocuments) -> None:
     async with room.running():
         drained = room.source.drained
         await room.writer.changes_taken()
@@ -292,7 +196,9 @@ async def test_changes_taken_waits_for_those_before_it_alone(room: Room) -> None
         assert change.hash in room.notebook.log
 
 
-async def test_a_flood_of_changes_lets_the_rest_have_its_turn(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_of_changes_lets_the_rest_have_its_turn(
+    room: WrittenDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sync.writer.CHANGES_SECONDS", 0.0)
     first, second = room.edit("one"), room.edit("two")
     await room.submit(first)
@@ -306,7 +212,7 @@ async def test_a_flood_of_changes_lets_the_rest_have_its_turn(room: Room, monkey
         assert second.hash in room.notebook.log
 
 
-async def test_whoever_waits_for_heads_goes_on_when_they_are_there(room: Room) -> None:
+async def test_whoever_waits_for_heads_goes_on_when_they_are_there(room: WrittenDocuments) -> None:
     change = room.edit()
     async with room.running(), trio.open_nursery() as nursery:
         nursery.start_soon(room.writer.wait_for_heads, (change.hash,), room.peer)
@@ -315,7 +221,9 @@ async def test_whoever_waits_for_heads_goes_on_when_they_are_there(room: Room) -
         await room.submit(change)
 
 
-async def test_a_cancelled_wait_for_heads_leaves_nothing_behind(room: Room, autojump_clock: MockClock) -> None:
+async def test_a_cancelled_wait_for_heads_leaves_nothing_behind(
+    room: WrittenDocuments, autojump_clock: MockClock
+) -> None:
     async with room.running():
         for _ in range(3):
             with trio.move_on_after(1):
@@ -323,7 +231,7 @@ async def test_a_cancelled_wait_for_heads_leaves_nothing_behind(room: Room, auto
         assert room.writer._heads_waiters == []
 
 
-async def test_heads_that_were_refused_are_not_waited_for(room: Room) -> None:
+async def test_heads_that_were_refused_are_not_waited_for(room: WrittenDocuments) -> None:
     one = room.edit("one")
     room.replica = core.Document.load(room.notebook.replica.save())
     room.replica.set_actor(one.actor)
@@ -339,7 +247,7 @@ async def test_heads_that_were_refused_are_not_waited_for(room: Room) -> None:
         await _refused(room, b"u" * 32, room.peer)
 
 
-async def _refused(room: Room, change_hash: bytes, peer: RecordingRecipient) -> None:
+async def _refused(room: WrittenDocuments, change_hash: bytes, peer: RecordingRecipient) -> None:
     with pytest.raises(HeadsRefused):
         await room.writer.wait_for_heads((change_hash,), peer)
 
@@ -349,7 +257,7 @@ async def _ended(wait: Any, *args: Any) -> None:
         await wait(*args)
 
 
-async def test_when_it_ends_all_waits_end_and_its_requests_are_refused(room: Room) -> None:
+async def test_when_it_ends_all_waits_end_and_its_requests_are_refused(room: WrittenDocuments) -> None:
     change = room.edit()
     room.blobs.may_store = trio.Event()
     async with trio.open_nursery() as waiting, room.running():
@@ -369,7 +277,7 @@ async def test_when_it_ends_all_waits_end_and_its_requests_are_refused(room: Roo
     assert room.peer.notices == []
 
 
-async def test_after_its_end_nothing_waits(room: Room) -> None:
+async def test_after_its_end_nothing_waits(room: WrittenDocuments) -> None:
     async with room.running():
         await room.writer.flush()
     await _ended(room.writer.flush)
@@ -378,7 +286,7 @@ async def test_after_its_end_nothing_waits(room: Room) -> None:
         await room.submit(room.edit(f"{_}"))
 
 
-async def test_a_fault_in_a_commit_ends_the_writer_and_releases_those_who_wait(room: Room) -> None:
+async def test_a_fault_in_a_commit_ends_the_writer_and_releases_those_who_wait(room: WrittenDocuments) -> None:
     def fail(tx: Transaction) -> None:
         raise ZeroDivisionError
 

@@ -1,0 +1,385 @@
+"""Rooms of a hub and the requests that peers make of them, without a kernel: what ends, and what must not end with it."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from automerge import core
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from daemon.config import Config
+from daemon.http_app import ApiError
+from daemon.hub import Hub
+from daemon.kernel_life import KernelSupervisor
+from daemon.room import Room
+from sync.blobs import BlobStore, BlobStoreError
+from sync.connection import Connection, serve_connection
+from sync.core.document import Document
+from sync.core.frames import DocUnavailable, Ephemeral, ErrorFrame, Join, Sync, decode_data, encode_data
+from sync.core.identifiers import DocumentId, PeerId, SessionId
+from sync.core.limits import MAX_REQUESTS_IN_FLIGHT
+from sync.core.runtime_reading import read_cell
+from sync.core.sync_message import decode_sync_message, encode_sync_message
+from sync.core.values import Blob
+from sync.websocket import PeerSocket
+from tests.fakes.memory_socket import MemorySocket
+
+UNKNOWN_HEADS = ["ab" * 32]
+CELLS = [{"cell_type": "code", "id": "a", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}]
+
+
+class Blobs(BlobStore):
+    error: BlobStoreError | None = None
+
+    async def put_all(self, blobs: Sequence[Blob], *, durable: bool = True) -> None:
+        if self.error is not None and blobs:
+            raise self.error
+        await super().put_all(blobs, durable=durable)
+
+
+class Running:
+    """A hub at work, and peers."""
+
+    def __init__(self, root: Path, nursery: trio.Nursery) -> None:
+        self.root, self.nursery = root, nursery
+        config = Config("localhost", 0, "token", None, root / "state", root)
+        self.blobs = Blobs(root / "blobs")
+        self.hub = Hub(config, peer_id=PeerId("daemon"), blobs=self.blobs, runtime_dir=root)
+
+    def write(self, name: str, cells: list[dict[str, Any]] = CELLS) -> None:
+        notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+        (self.root / name).write_text(json.dumps(notebook))
+
+    async def open(self, name: str = "a.ipynb") -> Room:
+        info, _ = await self.hub.open_notebook(name, create=True, kernel_name=None)
+        room = self.hub.rooms[DocumentId(info.id)]
+        await room.loaded.wait()
+        return room
+
+    async def connect(self, *rooms: Room) -> "Client":
+        client = Client(self.hub)
+        socket = cast("PeerSocket", client.socket)
+        self.nursery.start_soon(
+            lambda: serve_connection(socket, self.hub, role="editor", session_id=SessionId("daemon's"))
+        )
+        client.socket.say(Join("peer", ("1",), {}))
+        for room in rooms:
+            for document in (room.notebook, room.runtime_document):
+                client.sync(document)
+        await wait_all_tasks_blocked()
+        return client
+
+
+class Client:
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.socket = MemorySocket()
+        self.asked = 0
+
+    @property
+    def connection(self) -> Connection:
+        return next(c for c in self.hub.connections if c.socket is cast("PeerSocket", self.socket))
+
+    def sync(self, document: Document, changes: bytes = b"", *, heads: tuple[bytes, ...] | None = None) -> None:
+        data = encode_sync_message(
+            document.published_heads() if heads is None else heads,
+            have=None,
+            changes=[changes] if changes else [],
+            read_only=None,
+        )
+        self.socket.say(Sync("peer", "daemon", document.id, data))
+
+    def ask(self, room: Room, method: str, *, request_id: int | None = None, **params: Any) -> int:
+        self.asked += 1
+        request_id = self.asked if request_id is None else request_id
+        self.say(room, {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+        return request_id
+
+    def say(self, room: Room, message: dict[str, Any]) -> None:
+        self.socket.say(Ephemeral("peer", "daemon", room.notebook.id, "s", 1, encode_data(message)))
+
+    @property
+    def answers(self) -> dict[int, str]:
+        """The reason of each error that came, by request; "ok" for results."""
+        found = {}
+        for frame in self.socket.of(Ephemeral):
+            data = cast("dict[str, Any]", decode_data(frame.data))
+            if "id" in data:
+                found[data["id"]] = data["error"]["data"]["reason"] if "error" in data else "ok"
+        return found
+
+    async def answered(self, *request_ids: int) -> None:
+        with trio.fail_after(20):
+            await self.socket.until(lambda: set(request_ids) <= self.answers.keys())
+
+
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KernelSupervisor, "launch_in_background", lambda self: None)
+
+
+@asynccontextmanager
+async def running(root: Path) -> AsyncIterator[Running]:
+    async with trio.open_nursery() as nursery:
+        made = Running(root, nursery)
+        await nursery.start(made.hub.run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def edit_source(room: Room, cell_id: str, text: str) -> tuple[bytes, tuple[bytes, ...]]:
+    """A peer's change that appends to a cell's source, and the heads after it."""
+    replica = core.Document.load(room.notebook.replica.save())
+    before = replica.get_heads()
+    _, cells = cast("Any", replica.get(core.ROOT, "cells"))
+    _, cell = cast("Any", replica.get(cells, cell_id))
+    _, source = cast("Any", replica.get(cell, "source"))
+    with replica.transaction() as tx:
+        for index, character in enumerate(text):
+            tx.insert(source, 1 + index, core.ScalarType.Str, character)
+    [change] = replica.get_changes(before)
+    return change.bytes, tuple(replica.get_heads())
+
+
+def fail_in_writer(room: Room) -> None:
+    def fail(transaction: object) -> None:
+        raise ZeroDivisionError
+
+    room.runtime.write_notebook(cast("Callable[[Any], None]", fail))
+
+
+async def test_a_room_that_fails_answers_who_waits_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        failing, other = await daemon.open("a.ipynb"), await daemon.open("b.ipynb")
+        client = await daemon.connect(failing, other)
+        waiting = client.ask(failing, "execute_cell", cell_id="x", notebook_heads=UNKNOWN_HEADS)
+        behind = client.ask(failing, "barrier")
+        await wait_all_tasks_blocked()
+        assert client.answers == {}
+
+        with capture_logs() as logs:
+            fail_in_writer(failing)
+            await client.answered(waiting, behind)
+
+        assert client.answers == {waiting: "shutting_down", behind: "not_found"}
+        assert {frame.document_id for frame in client.socket.of(DocUnavailable)} == {
+            failing.notebook.id,
+            failing.runtime_document.id,
+        }
+        assert [entry["room"] for entry in logs if entry["event"] == "room failed"] == [failing.id]
+        alive = client.ask(other, "barrier")
+        await client.answered(alive)
+        assert client.answers[alive] == "ok"
+        assert [info.id for info in daemon.hub.notebooks()] == [other.id]
+
+
+async def test_a_peer_that_sends_changes_to_a_failed_room_is_read_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        failing, other = await daemon.open("a.ipynb"), await daemon.open("b.ipynb")
+        client = await daemon.connect(failing, other)
+        change, _ = edit_source(failing, "a", "2")
+        fail_in_writer(failing)
+        for _ in range(200):
+            client.sync(failing.notebook, change)
+        alive = client.ask(other, "barrier")
+        await client.answered(alive)
+
+
+async def test_a_cell_runs_as_its_peer_just_edited_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        change, heads = edit_source(room, "a", "23")
+        client.sync(room.notebook, change, heads=heads)
+        await client.answered(client.ask(room, "execute_cell", cell_id="a"))
+        assert [execution.code for execution in room.runtime.queue.queued] == ["123"]
+
+
+async def test_notifications_have_places_as_requests_do(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        params = {"cell_id": "x", "notebook_heads": UNKNOWN_HEADS}
+        for _ in range(2 * MAX_REQUESTS_IN_FLIGHT):
+            client.say(room, {"jsonrpc": "2.0", "method": "execute_cell", "params": params})
+        too_many = client.ask(room, "barrier")
+        await client.answered(too_many)
+        assert client.answers == {too_many: "too_many_requests"}
+        assert len(client.connection.in_flight) == MAX_REQUESTS_IN_FLIGHT
+        [told] = client.socket.of(ErrorFrame)
+        assert "notifications" in told.message
+
+
+async def test_a_place_is_free_when_its_request_is_answered_and_not_before(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        waiting = client.ask(room, "execute_cell", cell_id="x", notebook_heads=UNKNOWN_HEADS)
+        # A bad request with the same id is answered with an error, which answers the first one to nobody but the peer.
+        client.say(room, {"jsonrpc": "1.0", "id": waiting, "method": "barrier"})
+        await client.answered(waiting)
+        assert client.answers == {waiting: "invalid_request"}
+        assert client.connection.in_flight == {waiting}
+        client.say(room, {"jsonrpc": "2.0", "method": "barrier", "params": {}})
+        await wait_all_tasks_blocked()
+        assert len(client.connection.in_flight) == 2, "in order behind the first"
+
+
+async def test_a_repeat_is_not_taken_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        for _ in range(3):
+            client.ask(room, "execute_cell", request_id=1, cell_id="a")
+        await client.answered(1)
+        await wait_all_tasks_blocked()
+        assert len(room.runtime.queue.queued) == 1
+        assert client.connection.in_flight == set()
+
+
+async def test_a_peer_that_leaves_takes_its_waiting_requests_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        await client.answered(client.ask(room, "execute_cell", cell_id="a"))
+        client.ask(room, "execute_cell", cell_id="a", notebook_heads=UNKNOWN_HEADS)
+        await wait_all_tasks_blocked()
+        client.socket.leave()
+        await wait_all_tasks_blocked()
+        assert len(room.runtime.queue.queued) == 1
+        assert room.writer._heads_waiters == []
+        assert daemon.hub.connections == set()
+
+
+async def test_heads_that_never_come_time_out(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path) as daemon:
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        await client.answered(client.ask(room, "run_all_cells", notebook_heads=UNKNOWN_HEADS))
+        assert client.answers == {1: "heads_timeout"}
+        assert room.writer._heads_waiters == []
+
+
+async def test_a_room_that_closes_takes_no_requests_and_ends_what_it_had(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        queued = client.ask(room, "execute_cell", cell_id="a")
+        await client.answered(queued)
+        waiting = client.ask(room, "execute_cell", cell_id="a", notebook_heads=UNKNOWN_HEADS)
+        await wait_all_tasks_blocked()
+        closing = trio.Event()
+        original = room.kernels.close
+
+        async def slowly() -> None:
+            await closing.wait()
+            await original()
+
+        room.kernels.close = slowly  # type: ignore[method-assign]  # a kernel that takes its time
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.hub.close_notebook, room.id)
+            await wait_all_tasks_blocked()
+            late = client.ask(room, "execute_cell", cell_id="a")
+            await client.answered(late)
+            assert client.answers[late] == "shutting_down"
+            done = [cast("Any", decode_data(frame.data)) for frame in client.socket.of(Ephemeral)]
+            assert [e["params"]["status"] for e in done if e.get("method") == "execution_done"] == ["cancelled"]
+            closing.set()
+        await client.answered(waiting)
+        assert client.answers[waiting] == "shutting_down"
+        assert len(client.socket.of(DocUnavailable)) == 2
+
+
+async def test_a_notebook_that_is_being_closed_opens_anew(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        room = await daemon.open()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.hub.close_notebook, room.id)
+            await trio.lowlevel.checkpoint()
+            again = await daemon.open()
+        assert again is not room
+        assert room.closed
+        assert daemon.hub.rooms == {again.notebook.id: again}
+
+
+async def test_a_close_goes_on_when_whoever_asked_for_it_leaves(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        room = await daemon.open()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await daemon.hub.close_notebook(room.id)
+        await room.ended.wait()
+        assert daemon.hub.rooms == {}
+
+
+async def test_a_file_that_can_not_be_saved_at_the_end_keeps_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("bad.ipynb")
+        daemon.write("good.ipynb")
+        bad, good = await daemon.open("bad.ipynb"), await daemon.open("good.ipynb")
+        client = await daemon.connect(bad, good)
+        for room in (bad, good):
+            change, heads = edit_source(room, "a", "23")
+            client.sync(room.notebook, change, heads=heads)
+        await client.answered(client.ask(bad, "barrier"), client.ask(good, "barrier"))
+
+        async def fail() -> None:
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(bad, "save", fail)
+        await daemon.hub.close_all(save=True)
+
+        assert daemon.hub.rooms == {}
+        assert json.loads((tmp_path / "good.ipynb").read_text())["cells"][0]["source"] in ("123", ["123"])
+        with pytest.raises(ApiError, match="ending"):
+            await daemon.open("good.ipynb")
+
+
+async def test_a_file_whose_outputs_could_not_be_stored_is_never_saved_over(tmp_path: Path) -> None:
+    output = {"output_type": "display_data", "data": {"text/html": "x" * 5_000}, "metadata": {}}
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb", [{**CELLS[0], "outputs": [output]}])
+        before = (tmp_path / "a.ipynb").read_bytes()
+        daemon.blobs.error = BlobStoreError("No space left on device")
+        room = await daemon.open()
+        daemon.blobs.error = None
+        client = await daemon.connect(room)
+        save = client.ask(room, "save_notebook")
+        await client.answered(save)
+
+        assert client.answers == {save: "internal"}
+        cell = read_cell(room.runtime_document.replica, "a")
+        assert cell is not None
+        assert "could not be stored" in cell["outputs"][0]["data"]["text/plain"]
+        await daemon.hub.close_notebook(room.id)
+        assert (tmp_path / "a.ipynb").read_bytes() == before
+
+
+async def test_peers_have_the_last_state_before_their_document_goes(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        await client.answered(client.ask(room, "execute_cell", cell_id="a"))
+        client.socket.reads = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.hub.close_notebook, room.id)
+            await wait_all_tasks_blocked()
+            client.socket.reads.set()
+
+        [*_, last] = [f for f in client.socket.of(Sync) if f.document_id == room.runtime_document.id]
+        assert decode_sync_message(last.data).heads == room.runtime_document.published_heads()
+        events = [cast("Any", decode_data(frame.data)) for frame in client.socket.of(Ephemeral)]
+        assert [e["params"]["status"] for e in events if e.get("method") == "execution_done"] == ["cancelled"]
