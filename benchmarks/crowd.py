@@ -10,7 +10,7 @@ import trio
 
 from benchmarks.workers import serve_async
 from sync.core.frames import DocUnavailable, ErrorFrame, Join, Peer, Sync, SyncFramePrefix, decode_frame, encode_frame
-from sync.core.identifiers import parse_automerge_url
+from sync.core.identifiers import DocumentId, Heads, parse_automerge_url
 from sync.core.limits import MAX_FRAME_BYTES
 from sync.core.sync_message import decode_sync_message, encode_sync_message
 from sync.websocket import PeerSocket, connect_socket
@@ -89,13 +89,13 @@ class _Member:
             document_id: SyncFramePrefix(own_id, answer.sender_id, document_id) for document_id in self._lacking
         }
         while True:
-            heads = {}
+            heads: dict[DocumentId, Heads] = {}
             messages = 0
             for data in await socket.receive():
                 frame = decode_frame(data)
                 assert not isinstance(frame, DocUnavailable | ErrorFrame), frame
                 if isinstance(frame, Sync):
-                    heads[frame.document_id] = decode_sync_message(frame.data).heads
+                    heads[DocumentId(frame.document_id)] = decode_sync_message(frame.data).heads
                     messages += 1
             self._crowd.received(messages)
             await socket.send([

@@ -124,7 +124,8 @@ class Timeline:
                 self._last[message.parent.msg_id] = moment
             receive(life, messages)
 
-        Kernel.send, _Life.receive = timed_send, timed_receive  # type: ignore[method-assign]
+        setattr(Kernel, "send", timed_send)  # noqa: B010  # a method is replaced on purpose
+        setattr(_Life, "receive", timed_receive)  # noqa: B010
 
     def report(self) -> dict[str, Any]:
         """{execution_id: [sent, last]}."""
@@ -148,7 +149,7 @@ def main() -> None:
             trio.lowlevel.add_instrument(pauses)
             await run_daemon(*arguments)
 
-        daemon.supervisor.run_daemon = run_watched
+        setattr(daemon.supervisor, "run_daemon", run_watched)  # noqa: B010  # likewise
     signal.signal(signal.SIGUSR1, lambda *_: os.write(report_fd, json.dumps(watcher.report()).encode() + b"\n"))
     # Imported last: it takes `run_daemon` from where it was just replaced.
     from daemon.cli import main as run

@@ -46,6 +46,7 @@ class Worker:
         finally:
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(END_SECONDS):
+                    assert process.stdin is not None
                     await process.stdin.aclose()
                     await process.wait()
                 process.kill()

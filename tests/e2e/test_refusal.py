@@ -32,6 +32,7 @@ async def assert_quiet(notebook: Notebook, peer: StockPeer) -> int:
     return sum(before)
 
 
+@pytest.mark.soak  # fails now and then on a busy machine, not understood yet (docs/promises.md, 4.4)
 async def test_edits_of_the_runtime_document_stay_with_the_peer_that_made_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
