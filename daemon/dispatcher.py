@@ -99,7 +99,7 @@ class Dispatcher:
         async def accept() -> None:
             room, method = self._find(taken)
             params = decode_params(method, taken.request.params)
-            with room.serving():
+            with room.serving(accepted=False):
                 result = await method.handler(Call(room, taken.connection), params)
             if isinstance(result, Later):
                 taken.connection.nursery.start_soon(self._finish, taken, room, result)
@@ -144,6 +144,8 @@ class Dispatcher:
         return room, method
 
     def _respond(self, taken: _Taken, room: Room, result: Result) -> None:
+        if room.writer.ended:  # nobody would hand the answer on
+            raise RequestError.shutting_down()
         taken.connection.in_flight.discard(taken.place)
         if taken.request.id is not UNSET:
             room.runtime.respond(taken.connection, taken.request.id, result.value, cells=result.cells)

@@ -97,7 +97,7 @@ class Room:
         self._gone_cells: dict[str, float] = {}
         self._deadline_moved = trio.Event()
         self._scope = trio.CancelScope()
-        self._serving: set[trio.CancelScope] = set()
+        self._serving: dict[trio.CancelScope, bool] = {}
         self.ended = trio.Event()
 
         schema = RuntimeSchema()
@@ -185,6 +185,9 @@ class Room:
             await self.ended.wait()
             return
         self.closing = True
+        for scope, accepted in self._serving.items():
+            if not accepted:
+                scope.cancel()
         # What was accepted ends here; the kernel's process may take seconds, the file need not wait for it.
         self.runtime.kernel_gone("shutdown")
         async with trio.open_nursery() as nursery:
@@ -205,18 +208,21 @@ class Room:
             log.exception("not saved at the end", room=self.id, path=self.shown_path, reason=str(error))
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Requests wait in here for what the room has for them: its end is the end of their wait.
+    def serving(self, *, accepted: bool = True) -> Iterator[None]:
+        """Requests wait in here for what the room has for them.
+
+        Args:
+            accepted: the wait goes on while the room is closing, and ends with it; else it ends when the closing begins.
 
         Raises:
             RequestError: shutting_down, the room ended meanwhile.
         """
         with trio.CancelScope() as scope:
-            self._serving.add(scope)
+            self._serving[scope] = accepted
             try:
                 yield
             finally:
-                self._serving.discard(scope)
+                del self._serving[scope]
         if scope.cancelled_caught:
             raise RequestError.shutting_down()
 

@@ -136,7 +136,7 @@ class DocWriter:
         self._step_done = trio.Event()
         self._heads_waiters: list[_HeadsWaiter] = []
         self._batch: Batch | None = None
-        self._ended = False
+        self.ended = False
         self._disk_refuses = False
 
     def wake(self, urgency: Urgency) -> None:
@@ -155,9 +155,9 @@ class DocWriter:
         Those of a room that is over are gone, as the peer hears by its document becoming unavailable.
         """
         for group in groups(changes):
-            while self._changes.is_full and not self._ended:
+            while self._changes.is_full and not self.ended:
                 await self._step_done.wait()
-            if self._ended:
+            if self.ended:
                 return
             self._changes.add(recipient, subscription, group)
             self.wake(Urgency.NORMAL)
@@ -187,9 +187,9 @@ class DocWriter:
             await self._next_step()
 
     async def _next_step(self) -> None:
-        if not self._ended:
+        if not self.ended:
             await self._step_done.wait()
-        if self._ended:
+        if self.ended:
             raise WriterEnded
 
     async def wait_for_heads(self, heads: Heads, peer: Recipient) -> None:
@@ -202,7 +202,7 @@ class DocWriter:
         waiter = _HeadsWaiter(peer, {change_hash for change_hash in heads if change_hash not in self.notebook.log})
         if not waiter.missing:
             return
-        if self._ended:
+        if self.ended:
             raise WriterEnded
         if not self._can_come(waiter):
             raise HeadsRefused
@@ -212,7 +212,7 @@ class DocWriter:
         finally:
             self._heads_waiters.remove(waiter)
         if waiter.missing:
-            raise WriterEnded if self._ended else HeadsRefused
+            raise WriterEnded if self.ended else HeadsRefused
 
     def changes_refused(self) -> None:
         """A peer's changes were refused before they came here: who waits for them need not."""
@@ -233,7 +233,7 @@ class DocWriter:
 
     def _end(self) -> None:
         """Nobody may wait for what never comes."""
-        self._ended = True
+        self.ended = True
         self._step_done.set()
         for waiter in self._heads_waiters:
             waiter.done.set()

@@ -3,9 +3,10 @@
 State has one writer. A peer's value is committed at once and forwarded; while the forwarded message is open, the kernel's
 own values of these traits are not: they are older than what the peer just set (naive echo makes a slider jump back;
 measured, 17 to 37 times in one drag). It closes at its echo_update or its idle. What the kernel says after the echo, or, where
-it sends no echoes, while it works on that very message, is its correction, and stays.
+it sends no echoes, while it works on that very message, is its correction, and is shown as soon as the peer pauses.
 
-Per comm one message is forwarded and one is waiting at most, so that a busy kernel's shell queue stays short.
+Per comm one message is forwarded and one is waiting at most, so that a busy kernel's shell queue stays short. What waits
+goes before an execution or a click that was asked for after it: the code must find what its peer had set.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,9 @@ MAX_TRAITS: Final = 400_000
 MAX_STATE_BYTES: Final = 64 * MIB
 # Closed comms whose ids are known. A message that comes after the close is at most as old as the kernel's queue is long.
 MAX_CLOSED: Final = 100_000
+# A hand that moves sets a value each 16 ms, on a slow page each 50. What the kernel makes of one of them is not shown
+# before the next, or a slider that is drawn beyond its end would tremble; a correction may be that late.
+QUIET_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,14 @@ class SendComm:
 
 @dataclass(slots=True)
 class _Held:
-    """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that."""
+    """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that.
 
-    msg_id: str
+    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`.
+    """
+
+    until: float
+    msg_id: str = ""
+    answered: bool = False
     correction: Any = None
     corrected: bool = False
 
@@ -103,18 +112,22 @@ class CommRegistry:
 
     Args:
         new_msg_id: makes ids for messages to the kernel.
+        clock: the time in seconds.
     """
 
-    def __init__(self, new_msg_id: Callable[[], str]) -> None:
+    def __init__(self, new_msg_id: Callable[[], str], clock: Callable[[], float]) -> None:
         self.comms: dict[str, Comm] = {}
         self.changes = CommChanges()
         self.troubles: list[str] = []
         self._closed: dict[str, None] = {}
         self._wanted: set[str] = set()
         self._new_msg_id = new_msg_id
+        self._clock = clock
+        self._quiet: dict[tuple[str, str], float] = {}  # (comm, trait) -> when what the kernel said of it is shown
         self._order = 0
         self._traits = 0
         self._sends: list[SendComm] = []
+        self._waiting: dict[str, None] = {}  # comms with an update that waits
         self._open: dict[str, _Sent] = {}
         self._in_trouble: set[str] = set()
 
@@ -126,6 +139,21 @@ class CommRegistry:
     def open_messages(self) -> list[str]:
         """Ids of messages of ours that wait for their echo or idle, oldest first."""
         return list(self._open)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `release` must be called, if nothing happens before."""
+        return min(self._quiet.values(), default=None)
+
+    def release(self) -> None:
+        """Shows what the kernel made of traits that no peer has set for a while."""
+        now = self._clock()
+        for comm_id, name in [key for key, until in self._quiet.items() if until <= now]:
+            del self._quiet[comm_id, name]
+            comm = self.comms.get(comm_id)
+            held = None if comm is None else comm.held.get(name)
+            if comm is not None and held is not None and held.answered:
+                self._let_go(comm, [name])
 
     def next_order(self) -> int:
         """The number of the comm that is opened next."""
@@ -161,7 +189,7 @@ class CommRegistry:
             held = comm.held.get(name)
             if held is None:
                 now[name] = value
-            elif parent_msg_id == held.msg_id:
+            elif held.answered or parent_msg_id == held.msg_id:
                 held.correction, held.corrected = value, True
         self._show(comm, now)
 
@@ -180,8 +208,10 @@ class CommRegistry:
         sent.echoed = True
         comm = self.comms.get(comm_id)
         if comm is not None:
-            for name in [name for name, held in comm.held.items() if held.msg_id == parent_msg_id]:
-                del comm.held[name]
+            for held in comm.held.values():
+                if held.msg_id == parent_msg_id:
+                    held.corrected = False
+            self._let_go(comm, self._carried(comm, parent_msg_id))
             self._answered(comm, parent_msg_id)
         return [*answered, parent_msg_id]
 
@@ -208,7 +238,7 @@ class CommRegistry:
                 continue
             lost.append(msg_id)
             sent.failed = not sent.echoed and sent.comm_id in self.comms and self.comms[sent.comm_id].sent == msg_id
-            self._end(msg_id, corrections=False)
+            self._end(msg_id, lost=True)
         return lost
 
     def close(self, comm_id: str) -> bool:
@@ -223,6 +253,7 @@ class CommRegistry:
             del self._closed[next(iter(self._closed))]
         if comm.sent is not None:
             self._open.pop(comm.sent, None)
+        self._waiting.pop(comm_id, None)
         self.changes.close(comm_id)
         return True
 
@@ -232,7 +263,8 @@ class CommRegistry:
         for comm_id in self.comms:
             self.changes.close(comm_id)
         self.changes.edits = edits  # a file keeps its widgets as they last were
-        for gone in (self.comms, self._closed, self._wanted, self._sends, self._open, self._in_trouble):
+        self._sends.clear()
+        for gone in (self.comms, self._closed, self._wanted, self._waiting, self._open, self._in_trouble, self._quiet):
             gone.clear()
         self._traits = 0
 
@@ -245,17 +277,16 @@ class CommRegistry:
             The comms that are gone; the caller closes them.
         """
         self._open.clear()
+        self._quiet.clear()
         for comm in self.comms.values():
-            comm.held.clear()
+            comm.held = {name: _Held(comm.held[name].until) for name in comm.waiting}
             comm.sent = None
         for comm_id, target_name in targets.items():
             if target_name == WIDGET_TARGET and comm_id not in self._closed and len(self._wanted) < MAX_COMMS:
                 if comm_id not in self.comms:
                     self._wanted.add(comm_id)
                 self._request_state(comm_id)
-        for comm in self.comms.values():
-            if comm.waiting and comm.comm_id in targets:
-                self._forward(comm)
+        self.forward_all()
         return [comm_id for comm_id in self.comms if comm_id not in targets]
 
     # From peers.
@@ -268,12 +299,18 @@ class CommRegistry:
         """
         comm = self.comms[comm_id]
         comm.waiting.update(state)
+        self._waiting[comm_id] = None
         for name in state:
             # From now on: until it is forwarded, whatever the kernel says of it is older than what the peer set.
-            comm.held[name] = _Held("")
+            comm.held[name] = _Held(self._clock() + QUIET_SECONDS)
         if comm.sent is None:
             self._forward(comm)
         self._show(comm, state)
+
+    def forward_all(self) -> None:
+        """Sends what waits, though the kernel has not answered what was sent before."""
+        for comm_id in list(self._waiting):
+            self._forward(self.comms[comm_id])
 
     def send(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
         """A message of a peer, as it is."""
@@ -316,9 +353,10 @@ class CommRegistry:
 
     def _forward(self, comm: Comm) -> None:
         state, comm.waiting = comm.waiting, {}
+        del self._waiting[comm.comm_id]
         comm.sent = self.send_update(comm.comm_id, state)
         for name in state:
-            comm.held[name] = _Held(comm.sent)
+            comm.held[name].msg_id = comm.sent
 
     def _end_before(self, msg_id: str) -> list[str]:
         """Ends the messages that were sent before this one: the kernel is past them, though it did not say so."""
@@ -331,21 +369,40 @@ class CommRegistry:
             self._end(other)
         return earlier
 
-    def _end(self, msg_id: str, *, corrections: bool = True) -> None:
+    def _end(self, msg_id: str, *, lost: bool = False) -> None:
         sent = self._open.pop(msg_id)
         comm = self.comms.get(sent.comm_id)
         if comm is None:
             return
-        corrected = {}
-        for name in [name for name, held in comm.held.items() if held.msg_id == msg_id]:
-            held = comm.held.pop(name)
-            if held.corrected and corrections:
-                corrected[name] = held.correction
-        self._show(comm, corrected)
+        carried = self._carried(comm, msg_id)
+        if lost:
+            for name in carried:
+                del comm.held[name]
+        else:
+            self._let_go(comm, carried)
         if sent.failed and comm.is_widget:
             # What the peers see may be what the kernel refused.
             self._request_state(comm.comm_id)
         self._answered(comm, msg_id)
+
+    @staticmethod
+    def _carried(comm: Comm, msg_id: str) -> list[str]:
+        return [name for name, held in comm.held.items() if held.msg_id == msg_id and not held.answered]
+
+    def _let_go(self, comm: Comm, names: Iterable[str]) -> None:
+        """The kernel has these traits: what it made of them is shown, when the peer pauses."""
+        now = self._clock()
+        corrected = {}
+        for name in names:
+            held = comm.held[name]
+            if held.until > now:
+                held.answered = True
+                self._quiet[comm.comm_id, name] = held.until
+            else:
+                del comm.held[name]
+                if held.corrected:
+                    corrected[name] = held.correction
+        self._show(comm, corrected)
 
     def _answered(self, comm: Comm, msg_id: str) -> None:
         if comm.sent == msg_id:

@@ -87,7 +87,7 @@ class Runtime(PendingBatch):
         super().__init__(wake)
         self.queue = ExecutionQueue()
         self.outputs = OutputReducer(new_id)
-        self.widgets = Widgets(self.outputs, new_id, self._tell_custom)
+        self.widgets = Widgets(self.outputs, new_id, monotonic, self._tell_custom)
         self.cells: set[str] = set()
         self.kernel_status: KernelStatus = "not_started"
         self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
@@ -192,7 +192,7 @@ class Runtime(PendingBatch):
     def expire(self) -> None:
         """The deadline passed."""
         self._apply(self.queue.expire(self._monotonic()))
-        self.widgets.expire(self._monotonic())
+        self.widgets.expire()
         self._take_widgets()
         self._watch_widgets()
 
@@ -375,8 +375,7 @@ class Runtime(PendingBatch):
             self._wake(Urgency.NORMAL)
 
     def _watch_widgets(self) -> None:
-        resting = self.queue.in_flight is None and not self._comm_running
-        self.widgets.watch(self._monotonic(), resting=resting)
+        self.widgets.watch(resting=self.queue.in_flight is None and not self._comm_running)
 
     def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
         """An event for each custom message of the kernel; they are never coalesced."""

@@ -22,12 +22,12 @@ class Widgets:
     Attributes:
         cells: where each live comm was opened.
         saved: those that came from the file, with no kernel behind them.
-        deadline: when `expire` must be called, if nothing happens before.
         changed_file: whether what was drained would change the notebook's file; the one who saves unsets it.
 
     Args:
         outputs: the reducer that holds captured outputs as well.
         new_id: makes ids for outputs and for messages to the kernel.
+        clock: the time in seconds.
         tell: is given (comm_id, content, buffers) of each custom message from the kernel.
     """
 
@@ -35,13 +35,15 @@ class Widgets:
         self,
         outputs: OutputReducer,
         new_id: Callable[[], str],
+        clock: Callable[[], float],
         tell: Callable[[str, Any, list[bytes]], None],
     ) -> None:
-        self.comms = CommRegistry(new_id)
+        self.comms = CommRegistry(new_id, clock)
         self.captures = OutputWidgets(outputs, self.comms.send_update, new_id)
         self.saved = SavedWidgets()
         self.cells: dict[str, str] = {}
-        self.deadline: float | None = None
+        self._clock = clock
+        self._lost_at: float | None = None  # when what the kernel has not answered is lost
         self._outputs = outputs
         self._tell = tell
         self.changed_file = False
@@ -57,6 +59,11 @@ class Widgets:
     def pending(self) -> bool:
         """Whether `drain` has something."""
         return self.comms.changes.pending
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` must be called, if nothing happens before."""
+        return min((at for at in (self._lost_at, self.comms.deadline) if at is not None), default=None)
 
     def drain(self) -> list[CommMutation]:
         """What the document is to be told of comms, outputs aside."""
@@ -100,24 +107,26 @@ class Widgets:
         self._say_troubles()
 
     def before_execution(self) -> None:
-        """An execution is about to be sent: what it reads of Output widgets is what peers see."""
+        """An execution is about to be sent: what it finds in widgets is what peers see, and what they had set."""
+        self.comms.forward_all()
         self.captures.flush()
 
-    def watch(self, now: float, *, resting: bool) -> None:
+    def watch(self, *, resting: bool) -> None:
         """To be called when anything happened; `resting`: the kernel works on nothing.
 
         Echoes and idles that do not come soon after it rests are lost.
         """
         open_messages = self.comms.open_messages() if resting else []
         if not open_messages:
-            self.deadline = None
-        elif self.deadline is None:
-            self.deadline, self._suspects = now + ECHO_GRACE_SECONDS, open_messages
+            self._lost_at = None
+        elif self._lost_at is None:
+            self._lost_at, self._suspects = self._clock() + ECHO_GRACE_SECONDS, open_messages
 
-    def expire(self, now: float) -> None:
-        """Gives lost echoes up."""
-        if self.deadline is not None and now >= self.deadline:
-            self.deadline = None
+    def expire(self) -> None:
+        """The deadline passed: shows what waited for a pause, gives lost echoes up."""
+        self.comms.release()
+        if self._lost_at is not None and self._clock() >= self._lost_at:
+            self._lost_at = None
             self.captures.answered(self.comms.give_up(self._suspects))
 
     def kernel_gone(self) -> None:
@@ -125,7 +134,7 @@ class Widgets:
         self.captures.clear()
         self.comms.kernel_gone()
         self.cells.clear()
-        self.deadline = None
+        self._lost_at = None
 
     def reattached(self, targets: Mapping[str, str]) -> None:
         """The connection to the kernel is new; `targets` are its open comms, as its comm_info_reply has them."""
@@ -156,6 +165,7 @@ class Widgets:
             KeyError: there is no such comm.
         """
         comm = self.comms.comms[comm_id]
+        self.comms.forward_all()
         if comm.is_widget:
             data = {"method": "custom", "content": content}
         else:

@@ -150,5 +150,28 @@ def missing_dependencies(log: ChangeLog, changes: Sequence[LoggedChange]) -> set
     return missing
 
 
+def builds_on(log: ChangeLog, further: Sequence[LoggedChange], deps: Sequence[ChangeHash], wanted: ChangeHash) -> bool:
+    """Whether a change is among `deps` or behind them, in the log or in `further` changes; the cost is what lies between."""
+    if wanted in deps:
+        return True
+    by_hash = {change.hash: change.deps for change in further}
+    inside: list[ChangeHash] = list(deps)
+    logged: list[ChangeHash] = []
+    seen: set[ChangeHash] = set()
+    while inside:
+        change_hash = inside.pop()
+        if change_hash == wanted:
+            return True
+        if change_hash not in seen:
+            seen.add(change_hash)
+            behind = by_hash.get(change_hash)
+            if behind is None:
+                logged.append(change_hash)
+            else:
+                inside.extend(behind)
+    position = log.position_of(wanted)
+    return position is not None and position - 1 in log.ancestors(logged, position - 1)
+
+
 # Peers that keep up differ by a few positions at any moment; older joins are never asked for again.
 _CACHED_PAYLOADS = 32

@@ -165,6 +165,10 @@ class ClientSession:
         if self.runtime is None or self.runtime.document_id != runtime_id:
             self._await(runtime_id)
 
+    def has_left(self, runtime_id: str) -> bool:
+        """Whether this runtime document was replaced by the one that is read, or by one before it."""
+        return runtime_id in self._left
+
     def request(self, method: str, params: Mapping[str, Any]) -> int:
         """Queues a request behind the edits made before it; its id comes back in an `Answer`.
 
@@ -351,18 +355,21 @@ class ClientSession:
         candidate = self._candidates.get(held.runtime)
         if candidate is None or not candidate.holds(held.heads):
             return False
-        if candidate is self._coming:
-            self._take_over(candidate)
-            received.runtime_moved = True
+        # What is told must be what is read, also where the notebook names a later document already.
+        self._take_over(candidate)
+        received.runtime_moved = True
         return True
 
-    def _take_over(self, coming: ReplicaSession) -> None:
-        """The document that the notebook names is complete: it is the one to read."""
-        for session in (self.runtime, *self._candidates.values()):
-            if session is not None and session is not coming:
+    def _take_over(self, candidate: ReplicaSession) -> None:
+        """This document is complete: it is the one to read."""
+        if self.runtime is not None:
+            self._leave(self.runtime)
+        self.runtime = self._candidates.pop(candidate.document_id)
+        if candidate is self._coming:
+            self._coming = None
+            for session in self._candidates.values():
                 self._leave(session)
-        self._candidates.clear()
-        self.runtime, self._coming = coming, None
+            self._candidates.clear()
 
     def _give(self, message: Message, received: Received) -> None:
         if isinstance(message, Answer) and message.request_id in self._own_requests:

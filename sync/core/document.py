@@ -57,7 +57,7 @@ class Document:
         self.published = 0
         self.operations = 0
         self.subscribers: set[Subscriber] = set()
-        self._actor_seqs: dict[ActorId, int] = {}
+        self._newest: dict[ActorId, tuple[int, ChangeHash]] = {}
         self._own_actors: set[ActorId] = {self.replica.actor}
         self.wants_snapshot = False
         self.snapshot_wanted: Callable[[], None] = lambda: None
@@ -83,8 +83,7 @@ class Document:
         before = self.log.heads()
         with self.replica.transaction() as transaction:
             write(transaction)
-        # The core counts some changes of peers as new again: an empty one among the heads, or those beside a change that does
-        # not build on the one before it of its author, as JavaScript's `changeAt` makes them.
+        # The core counts an empty change of a peer as new again while it is among the heads.
         changes = [change for change in self.replica.changes_since(before) if change.hash not in self.log]
         for change in changes:
             self.log.append(LoggedChange(change.hash, tuple(sorted(change.deps)), change.bytes, change.max_op, None))
@@ -95,9 +94,9 @@ class Document:
         """Whether a change of this actor can only be the daemon's own."""
         return actor in self._own_actors
 
-    def next_seq(self, actor: ActorId) -> int:
-        """The sequence number that the next change of a peer's actor must have."""
-        return self._actor_seqs.get(actor, 0) + 1
+    def newest_of(self, actor: ActorId) -> tuple[int, ChangeHash | None]:
+        """Sequence number and hash of the newest change of a peer's actor; 0 and None if there is none."""
+        return self._newest.get(actor, (0, None))
 
     def apply(self, changes: Sequence[tuple[LoggedChange, ActorId, int, int]]) -> None:
         """Takes a peer's checked changes: tuples of (change, actor, seq, number of operations), dependencies first.
@@ -121,7 +120,7 @@ class Document:
             raise ChangesRefused("Automerge did not take the change")
         for change, actor, seq, operations in changes:
             self.log.append(change)
-            self._actor_seqs[actor] = seq
+            self._newest[actor] = (seq, change.hash)
             self.operations += operations
 
     def rebuild(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sync.core.change_log import LoggedChange, missing_dependencies
+from sync.core.change_log import LoggedChange, builds_on, missing_dependencies
 from sync.core.changes import CheckedChange
 from sync.core.document import ChangesRefused, Document, Subscriber
 from sync.core.identifiers import ActorId, ChangeHash, DocumentId
@@ -122,15 +122,18 @@ class PeerChanges:
                 raise ChangesRefused("the change builds on one that was refused")
             group.subscription.need(missing)
             return False
-        seqs: dict[ActorId, int] = {}
+        newest: dict[ActorId, tuple[int, ChangeHash | None]] = {}
         above: dict[ChangeHash, int] = {}
         for change in changes:
             if document.owns_actor(change.actor):
                 raise ChangesRefused("the change claims the daemon's own actor id")
-            expected = seqs.get(change.actor, document.next_seq(change.actor))
-            if change.seq != expected:
-                raise ChangesRefused(f"the change has sequence number {change.seq}, {expected} was expected")
-            seqs[change.actor] = change.seq + 1
+            seq, previous = newest.get(change.actor) or document.newest_of(change.actor)
+            if change.seq != seq + 1:
+                raise ChangesRefused(f"the change has sequence number {change.seq}, {seq + 1} was expected")
+            if previous is not None and not builds_on(document.log, logged, change.deps, previous):
+                # The libraries know what is behind some heads by each author's sequence numbers alone.
+                raise ChangesRefused("the change does not build on the one before it of its author")
+            newest[change.actor] = (change.seq, change.hash)
             behind = max((above.get(dep) or document.log.max_op([dep]) for dep in change.deps), default=0)
             if change.start_op <= behind:
                 # Operations with numbers that are taken would name other objects than their author means.

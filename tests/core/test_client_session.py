@@ -151,6 +151,27 @@ def daemon() -> SimulatedDaemon:
     return SimulatedDaemon()
 
 
+def test_what_is_told_of_a_document_is_read_there_even_if_it_was_replaced_meanwhile(daemon: SimulatedDaemon) -> None:
+    client = daemon.join("a")
+    daemon.settle()
+    first = daemon.runtime.id
+    daemon.roll_over()
+    for _ in range(2):  # the client asks for the second document, and hears an event about it with the third one's name
+        daemon.write(client)
+        client.read(len(client.to_client))
+        client.write()
+        while client.to_daemon:
+            daemon.hear(client)
+    daemon.announce()
+    daemon.roll_over()
+    daemon.settle()
+
+    assert client.session.runtime is not None
+    assert client.session.runtime.document_id == daemon.runtime.id
+    assert client.session.has_left(first)
+    assert [event.seq for event in client.events] == [1]
+
+
 def test_one_read_of_many_frames_is_acknowledged_once_for_each_document(daemon: SimulatedDaemon) -> None:
     client = daemon.join("a")
     daemon.settle()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import daemon.core.comms
 from daemon.core.comm_buffers import join_buffers, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
-from daemon.core.comms import SendComm
+from daemon.core.comms import QUIET_SECONDS, SendComm
+from daemon.core.runtime import SendExecute
 from daemon.core.widgets import ECHO_GRACE_SECONDS
 from kernel_bridge.core import messages as k
 from sync.core.mutations import CloseComm, OpenComm, SetCommState
@@ -71,6 +72,35 @@ def test_the_kernels_correction_stays(slider: Notebook) -> None:
     assert slider.settle().state("s")["value"] == slider.kernel.models["s"].state["value"] == 100
 
 
+def test_a_correction_waits_for_a_pause(slider: Notebook) -> None:
+    for value in range(120, 140):
+        slider.set_by_peer("s", value=value)
+        slider.kernel.read()
+        slider.hear()
+        assert slider.commit().state("s")["value"] == value
+        slider.now += QUIET_SECONDS / 2
+        slider.runtime.expire()
+    assert slider.runtime.deadline is not None
+    slider.kernel.set("s", value=99)
+    slider.hear()
+    assert slider.commit().state("s")["value"] == 139
+
+    slider.now = slider.runtime.deadline
+    slider.runtime.expire()
+    assert slider.commit().state("s")["value"] == 99
+    assert slider.runtime.deadline is None
+
+
+def test_after_a_pause_the_kernels_word_is_shown_at_once(slider: Notebook) -> None:
+    slider.set_by_peer("s", value=1)
+    slider.settle()
+    kernel = slider.begin("b")
+    kernel.set("s", value=2)
+    slider.hear()
+
+    assert slider.commit().state("s")["value"] == 2
+
+
 def test_the_correction_of_an_older_value_does_not_show(slider: Notebook) -> None:
     slider.set_by_peer("s", value=1000)
     slider.set_by_peer("s", value=20)
@@ -93,6 +123,24 @@ def test_a_busy_kernel_gets_one_message_and_one_waits(slider: Notebook) -> None:
     assert second.content["data"]["state"] == {"value": 499 % 90, "t0": 498, "t1": 499, "t2": 497}
     assert slider.settle().state("s")["value"] == 499 % 90
     assert kernel.update_messages == 2
+
+
+@pytest.mark.parametrize("follows", ["an execution", "a click"])
+def test_what_waits_goes_before_what_its_peer_asks_for_next(slider: Notebook, follows: str) -> None:
+    slider.widget("button")
+    for value in (1, 2, 3):
+        slider.set_by_peer("s", value=value)
+    if follows == "a click":
+        slider.runtime.widgets.custom_by_peer("button", {"event": "click"}, [])
+        slider.runtime.take_widgets()
+        slider.collect()
+    else:
+        slider.submit("b")
+    *updates, last = slider.kernel.inbox
+
+    assert values([update for update in updates if isinstance(update, SendComm)]) == [{"value": 1}, {"value": 3}]
+    assert isinstance(last, SendExecute) == (follows == "an execution")
+    assert slider.settle().state("s")["value"] == 3
 
 
 def test_each_comm_has_its_own_turn(slider: Notebook) -> None:
@@ -128,6 +176,7 @@ def test_messages_within_a_cell_that_awaits_are_answered_by_their_echo() -> None
         notebook.hear()
     kernel.set("s", value=77)
     notebook.hear()
+    notebook.pause()
 
     assert kernel.update_messages == 5
     assert notebook.commit().state("s")["value"] == 77
@@ -229,7 +278,7 @@ def test_a_peer_can_not_set_what_an_output_widget_shows() -> None:
 STEPS = st.one_of(
     st.tuples(st.just("peer"), st.integers(0, 130)),
     st.tuples(st.just("kernel"), st.integers(0, 130)),
-    st.sampled_from([("read", 0), ("hear", 1), ("hear", 3), ("begin", 0), ("finish", 0), ("commit", 0)]),
+    st.sampled_from([("read", 0), ("hear", 1), ("hear", 3), ("begin", 0), ("finish", 0), ("commit", 0), ("pause", 0)]),
 )
 
 
@@ -257,6 +306,8 @@ def test_a_drag_never_jumps_back_and_all_end_equal(steps: list[tuple[str, int]],
                     kernel.read()
             case "finish":
                 kernel.finish()
+            case "pause":
+                notebook.pause()
         if last is not None and "value" in notebook.runtime.widgets.comms.comms["s"].held:
             assert notebook.commit().state("s")["value"] == last
         assert sum(isinstance(message, SendComm) for message in kernel.inbox) <= 1
@@ -264,7 +315,7 @@ def test_a_drag_never_jumps_back_and_all_end_equal(steps: list[tuple[str, int]],
         kernel.finish()
         notebook.settle()
 
-    assert notebook.commit().state("s")["value"] == kernel.models["s"].state["value"]
+    assert notebook.settle().state("s")["value"] == kernel.models["s"].state["value"]
 
 
 # Open and close.

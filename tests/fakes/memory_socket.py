@@ -39,8 +39,9 @@ class MemorySocket:
 
     async def until(self, holds: Callable[[], Any]) -> None:
         """Waits until the frames that came make it true."""
-        while not holds():
-            await self._written.wait()
+        with trio.fail_after(20):  # and not for ever, where the daemon forgets somebody
+            while not holds():
+                await self._written.wait()
 
     # The daemon's side.
 

@@ -53,6 +53,8 @@ class SimulatedClient:
         assert session.runtime is not None
         if said["runtime"] == session.runtime.document_id:
             assert session.runtime.holds(heads_from_hex(said["heads"])), "told before the runtime document"
+        else:
+            assert session.has_left(said["runtime"]), "told of a document that is not read yet"
 
     def write(self) -> int:
         frames = self.session.next_batch()

@@ -7,6 +7,7 @@ Values that JSON lacks travel as `{"$bytes": base64}`, `{"$date": ms}`, `{"$coun
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -123,6 +124,14 @@ class NodeProcess:
         """Ends the process by SIGKILL, as a machine that is switched off does."""
         self._process.kill()
 
+    def stop(self) -> None:
+        """Stops it by SIGSTOP: it reads nothing until `go_on`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends a stop."""
+        self._process.send_signal(signal.SIGCONT)
+
     async def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         async with self._writing:
@@ -215,6 +224,15 @@ class StockRepo:
     async def wait_heads(self, url: str, heads: Sequence[str], *, within: float = PATIENCE) -> None:
         """Waits until this replica holds all changes that `heads` name."""
         await self.process.call("wait", url=url, heads=heads, within=within)
+
+    async def watch(self, url: str, name: str, expression: str) -> None:
+        """Starts to collect what a JS expression over `doc` is, now and after each change that changes it."""
+        await self.process.call("watch", url=url, name=name, expression=expression)
+
+    async def watched(self, name: str) -> list[Any]:
+        """The values that `watch` collected, in order; None where a path was missing."""
+        values: list[Any] = await self.process.call("watched", name=name)
+        return values
 
     async def start_presence(self, url: str, state: Mapping[str, Any]) -> None:
         """Starts the stock Presence on a document, which announces `state`."""

@@ -261,9 +261,18 @@ class Notebook:
     def settle(self) -> RuntimeDocument:
         """Everything is read and heard, on both sides; the document then."""
         self.hear()
-        while self.kernel.read() or self.kernel.said:
+        while self.kernel.read() or self.kernel.said or self.pause():
             self.hear()
         return self.commit()
+
+    def pause(self) -> bool:
+        """Lets the time pass after which what the kernel made of a peer's values is shown; False if none is due."""
+        if self.runtime.widgets.comms.deadline is None:
+            return False
+        self.now = max(self.now, self.runtime.widgets.comms.deadline)
+        self.runtime.expire()
+        self.collect()
+        return True
 
     def submit(self, cell: str = "a") -> str:
         self._runs += 1

@@ -128,11 +128,11 @@ async def serving(
     async with hub.written.running(), trio.open_nursery() as nursery:
         for client in clients:
 
-            async def serve(client: Client = client) -> None:
+            async def connect(client: Client = client) -> None:
                 socket = cast("PeerSocket", client.socket)
                 await serve_connection(socket, hub, role=role, session_id=SessionId("daemon's"))
 
-            nursery.start_soon(serve)
+            nursery.start_soon(connect)
             if joined:
                 client.socket.say(Join(client.name, ("1",), {}))
         await wait_all_tasks_blocked()
