@@ -301,7 +301,7 @@ class Room:
     @property
     def changed(self) -> bool:
         """Whether the documents differ from the file."""
-        return self.loaded.is_set() and self.load_error is None and self.saved != self.state
+        return self.loaded.is_set() and self.saved != self.state
 
     @property
     def state(self) -> tuple[Heads, int]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from daemon.core.comm_changes import value_size
 from daemon.core.comms import SendComm
 from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
 from daemon.core.outputs import OutputReducer
@@ -38,7 +39,7 @@ REMEMBERED_PARENTS = 10_000
 # Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
 # animation is 1 MiB.
 MAX_CUSTOM_WAITING = 32 * MIB
-_CUSTOM_BYTES = 4096  # what one counts for beside its buffers
+_CUSTOM_BYTES = 4096  # what an empty one counts for
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +380,7 @@ class Runtime(PendingBatch):
 
     def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
         """An event for each custom message of the kernel; they are never coalesced."""
-        self._custom_waiting += _CUSTOM_BYTES + sum(map(len, buffers))
+        self._custom_waiting += _CUSTOM_BYTES + value_size(content) + sum(map(len, buffers))
         if self._custom_waiting > MAX_CUSTOM_WAITING:
             self.widgets.trouble(comm_id, "custom messages come faster than peers can be told; some were dropped")
         else:

@@ -759,9 +759,8 @@ def test_custom_messages_that_nobody_could_take_are_dropped(monkeypatch: pytest.
     def flood() -> int:
         before = len(notebook.events)
         for _ in range(50):
-            notebook.kernel.say(
-                k.CommMsg(comm_id="s", data={"method": "custom", "content": 1}), buffers=[b"x" * 10_000]
-            )
+            data = {"method": "custom", "content": "y" * 5_000}
+            notebook.kernel.say(k.CommMsg(comm_id="s", data=data), buffers=[b"x" * 5_000])
         assert "custom messages come faster" in log_lines(notebook)
         return sum(event.method == "comm_custom" for event in notebook.events[before:])
 
