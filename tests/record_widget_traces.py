@@ -71,13 +71,14 @@ class Recorder:
         return sent
 
     async def quiet(self, *msg_ids: str) -> None:
-        widgets = self.runtime.widgets.comms
-        while widgets.open_messages() or self.runtime.queue.in_flight or not self.idle.issuperset(msg_ids):
+        """Until the kernel is done with these and all else, and peers see what it made of what they set."""
+        while self.runtime.deadline or self.runtime.queue.in_flight or not self.idle.issuperset(msg_ids):
             deadline = self.runtime.deadline
             with trio.move_on_at(math.inf if deadline is None else deadline):
                 await self.news.wait()
                 continue
-            self.runtime.expire()  # within a cell that awaits messages are taken without an idle
+            self.runtime.expire()
+            self.carry_out()
 
     async def play(self, step: Step) -> None:
         match step:

@@ -11,6 +11,7 @@ A text costs an entry for each run of characters that was inserted at once, a ma
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from sync.core.change_log import ChangeLog
@@ -96,15 +97,13 @@ def _runs(opened: ChangeBody) -> Iterable[OperationRun]:
     return operation_runs(opened.body, opened.columns, opened.start_op, rows)
 
 
+@dataclass(slots=True)
 class _Elements:
-    """The elements that one actor inserted, in runs of ascending ids."""
+    """The elements that one actor inserted, in runs of ascending ids: the first and the last of each, and their object."""
 
-    __slots__ = ("ends", "objects", "starts")
-
-    def __init__(self) -> None:
-        self.starts: list[Id] = []
-        self.ends: list[Id] = []
-        self.objects: list[Id] = []
+    starts: list[Id] = field(default_factory=list)
+    ends: list[Id] = field(default_factory=list)
+    objects: list[Id] = field(default_factory=list)
 
     def add(self, start: Id, end: Id, obj: Id) -> None:
         if self.ends and self.ends[-1] + 1 == start and self.objects[-1] == obj:

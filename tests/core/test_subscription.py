@@ -153,6 +153,21 @@ def test_with_unknown_heads_the_last_sync_tells_what_the_peer_has() -> None:
     assert hashes(sent(subscription)) == [made.log[2].hash]
 
 
+def test_what_the_last_sync_says_beyond_known_heads_is_not_believed() -> None:
+    made, other = document(2), object()
+    own = edit(made, fork(made), "mine", other)
+    late = fork(made)
+    commit(made)
+    newest = made.published_heads()
+    late_own = edit(made, late, "late", other)
+    subscription = opened(made, says((late_own,), last_sync=newest))
+
+    assert own != late_own
+    assert hashes(sent(subscription)) == [made.log[3].hash], (
+        "its storage kept the sync state, and lost the document's end"
+    )
+
+
 def test_a_replica_without_heads_has_nothing_whatever_its_storage_remembers() -> None:
     made = document(2)
     subscription = opened(made, says(last_sync=made.published_heads()))

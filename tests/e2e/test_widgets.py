@@ -1,150 +1,451 @@
-"""Widgets by document alone, with the real ipywidgets, as a stock peer sees them."""
+"""Widgets by document alone: the real ipywidgets, as stock peers see them."""
 
+import base64
 import json
-from pathlib import Path
 from typing import Any
 
-from tests.fakes.daemon_process import DaemonProcess, running_daemon
-from tests.fakes.stock_peer import StockPeer, open_stock_peer
+import pytest
+import trio
+
+from tests.fakes.served_daemon import Opened, ServedDaemon
+from tests.fakes.widget_kernel import display, stream
+from tests.fakes.widget_story import Watcher, notebook_file, open_story, watching
+
+IMPORTS = "import ipywidgets as w\nfrom IPython.display import clear_output, display"
+SHOW = "print([o.get('text', o.get('data', {}).get('text/plain')) for o in out.outputs])"
 
 
-def notebook(*sources: str) -> str:
-    cells = [
-        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
-        for n, source in enumerate(sources)
+# What others drew, for a peer that comes late. One kernel makes all of it.
+
+GALLERY = {
+    "interact": """
+        import matplotlib.pyplot as plt
+        def draw(n):
+            fig, ax = plt.subplots(figsize=(1, 1), dpi=40)
+            ax.plot([0, n])
+            print('n is', n)
+            plt.show()
+        w.interact(draw, n=(0, 10));
+    """,
+    "tqdm": """
+        from tqdm.notebook import tqdm
+        for n in tqdm(range(50), desc='bar', mininterval=0):
+            pass
+    """,
+    "boxes": """
+        w.Tab([w.VBox([w.IntText(n) for n in range(3)]), w.HBox([w.Text('a'), w.Checkbox(True)])], titles=['one', 'two'])
+    """,
+    "image": """
+        w.Image(value=bytes(range(256)) * 8, format='png', width=64)
+    """,
+    "anywidget": """
+        import anywidget, traitlets
+        class Counter(anywidget.AnyWidget):
+            _esm = 'export default { render({ model, el }) { el.textContent = model.get("n") } }' + ' ' * 2000
+            _css = '.counter { color: red }'
+            n = traitlets.Int(3).tag(sync=True)
+            raw = traitlets.Bytes(bytes(range(256))).tag(sync=True)
+        c = Counter()
+        c
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def gallery(daemon: ServedDaemon) -> Opened:
+    """A notebook of which every cell has run; the peer that ran them is gone."""
+
+    async def draw() -> Opened:
+        cells = [IMPORTS, *(_dedented(source) for source in GALLERY.values()), "print(c.n)"]
+        opened = await open_story(daemon, *cells)
+        async with watching(daemon, opened) as first:
+            await first.run(*(f"c{n}" for n in range(len(GALLERY) + 1)))
+        return opened
+
+    return trio.run(draw)
+
+
+def _dedented(source: str) -> str:
+    lines = source.strip("\n").splitlines()
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    return "\n".join(line[indent:] for line in lines).rstrip()
+
+
+async def test_a_late_peer_sees_what_interact_drew_and_draws_anew(daemon: ServedDaemon, gallery: Opened) -> None:
+    async with watching(daemon, gallery) as late:
+        seen = await late.seen()
+        [slider] = [comm for comm in seen.by_model("IntSlider") if comm["state"]["description"] == "n"]
+        [box] = [comm for comm in seen.by_model("VBox") if comm["state"]["_dom_classes"] == ["widget-interact"]]
+        assert seen.children(box)[0] == slider
+        text, image = seen.children(box)[1]["outputs"]
+        assert text == stream("n is 5\n")
+        assert base64.b64decode(image["data"]["image/png"]).startswith(b"\x89PNG")
+
+        comm_id = box["state"]["children"][0].removeprefix("IPY_MODEL_")
+        out_id = box["state"]["children"][1].removeprefix("IPY_MODEL_")
+        path = f"doc.comms['{out_id}'].outputs"
+        await late.peer.watch(late.runtime, "outputs", f"{path}.map(o => String(o.output_type))")
+        await late.set(comm_id, value=8)
+        await late.peer.wait(late.runtime, f"{path}.length == 2 && String({path}[0].text[0]) == 'n is 8\\n'")
+        assert [] not in await late.peer.watched("outputs")  # one picture goes as the next one comes
+
+
+async def test_a_late_peer_sees_a_finished_progress_bar(daemon: ServedDaemon, gallery: Opened) -> None:
+    async with watching(daemon, gallery) as late:
+        seen = await late.seen()
+        bar = seen.one("FloatProgress")["state"]
+        assert (bar["value"], bar["max"], bar["bar_style"]) == (50, 50, "success")
+        texts = [comm["state"]["value"] for comm in seen.by_model("HTML")]
+        assert texts[0].startswith("bar")
+        assert "50/50" in texts[1]
+
+
+async def test_a_late_peer_follows_a_tree_of_boxes(daemon: ServedDaemon, gallery: Opened) -> None:
+    async with watching(daemon, gallery) as late:
+        seen = await late.seen()
+        tab = seen.one("Tab")
+        column, row = seen.children(tab)
+        assert tab["state"]["titles"] == ["one", "two"]
+        assert [child["state"]["value"] for child in seen.children(column)] == [0, 1, 2]
+        assert [child["state"]["value"] for child in seen.children(row)] == ["a", True]
+        for comm in (tab, column, row):
+            layout = seen.at(comm["state"]["layout"])["state"]
+            assert None not in layout.values()
+            assert all(child["order"] < comm["order"] for child in seen.children(comm))
+
+
+async def test_a_late_peer_sees_an_images_bytes(daemon: ServedDaemon, gallery: Opened) -> None:
+    async with watching(daemon, gallery) as late:
+        image = (await late.seen()).one("Image")["state"]
+        assert (image["value"], image["format"], image["width"]) == (bytes(range(256)) * 8, "png", "64")
+        raw = (await late.doc())["comms"][await late.id_of("Image")]["state"]
+        assert (raw["value"]["size"], raw["value"]["media_type"]) == (2048, "application/octet-stream")
+
+
+async def test_a_late_peer_sees_an_anywidget_and_sets_it(daemon: ServedDaemon, gallery: Opened) -> None:
+    async with watching(daemon, gallery) as late:
+        state = (await late.seen()).one("Any")["state"]
+        assert state["_esm"].startswith("export default { render(")
+        assert (state["_css"], state["n"], state["raw"]) == (".counter { color: red }", 3, bytes(range(256)))
+        raw = (await late.doc())["comms"][await late.id_of("Any")]["state"]
+        assert raw["_esm"]["media_type"] == "text/javascript"
+        assert raw["raw"]["media_type"] == "application/octet-stream"
+
+        await late.set(await late.id_of("Any"), n=4)
+        await late.run(f"c{len(GALLERY) + 1}")
+        assert await late.cell(f"c{len(GALLERY) + 1}") == ["4\n"]
+
+
+# One widget and its kernel.
+
+
+async def test_a_slider_is_set_by_a_late_peer_and_corrected_by_the_kernel(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon, f"{IMPORTS}\ns = w.IntSlider(value=3, max=100)\ns", "print(s.value)", "s.value = 7"
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        async with watching(daemon, opened) as late:
+            comm_id = await late.id_of("IntSlider")
+            await late.set(comm_id, value=42)
+            await first.peer.wait_value(first.runtime, ["comms", comm_id, "state", "value"], 42)
+            await late.set(comm_id, value=1000)
+            await first.peer.wait_value(first.runtime, ["comms", comm_id, "state", "value"], 100)
+            # What the kernel refuses does not stay either.
+            await late.set(comm_id, value="no number")
+            await first.peer.wait_value(first.runtime, ["comms", comm_id, "state", "value"], 100)
+        await first.run("c1", "c2")
+        assert await first.cell("c1") == ["100\n"]
+        await first.peer.wait_value(first.runtime, ["comms", comm_id, "state", "value"], 7)
+        assert (await first.peer.report(first.notebook))["early"] == 0
+
+
+async def test_a_drag_never_jumps_back_and_all_end_equal(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\ns = w.IntSlider(max=100)\nseen = []\ns.observe(lambda c: seen.append(c.new), 'value')\ns",
+        "print(s.value)",
+    )
+    async with watching(daemon, opened) as dragging, watching(daemon, opened) as other:
+        await dragging.run("c0")
+        comm_id = await dragging.id_of("IntSlider")
+        path = ["comms", comm_id, "state", "value"]
+        for watcher in (dragging, other):
+            await watcher.peer.watch(watcher.runtime, "value", f"doc.comms['{comm_id}'].state.value")
+        for value in range(200):
+            await dragging.set(comm_id, value=value)
+        for watcher in (dragging, other):
+            await watcher.peer.wait_value(watcher.runtime, path, 100)
+            series = await watcher.peer.watched("value")
+            # Beyond the end, where the hand paused for longer than 0.1 s, the kernel's 100 may have shown.
+            own = [value for value in series if value != 100]
+            assert own == sorted(own)
+            assert series[-1] == 100
+        assert len(await dragging.peer.watched("value")) > 100
+        await dragging.run("c1")
+        assert await other.cell("c1") == ["100\n"]
+
+
+async def test_two_peers_that_drag_the_same_slider_end_equal(daemon: ServedDaemon) -> None:
+    opened = await open_story(daemon, f"{IMPORTS}\ns = w.IntSlider(max=1000)\ns", "print(s.value)")
+    async with watching(daemon, opened) as one, watching(daemon, opened) as two:
+        await one.run("c0")
+        comm_id = await one.id_of("IntSlider")
+
+        async def drag(watcher: Watcher, first: int) -> None:
+            for value in range(first, first + 100):
+                await watcher.set(comm_id, value=value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drag, one, 0)
+            nursery.start_soon(drag, two, 500)
+        await one.run("c1")
+        [end] = await one.cell("c1")
+        assert int(end) in (99, 599)
+        for watcher in (one, two):
+            await watcher.peer.wait_value(watcher.runtime, ["comms", comm_id, "state", "value"], int(end))
+
+
+async def test_a_peer_that_missed_events_has_the_document(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\ns = w.IntSlider(max=10_000)\ns",
+        # More than the sockets' own buffers take.
+        "for n in range(2000):\n    s.send({'n': n, 'fill': 'x' * 20_000})\n    s.value = n",
+    )
+    async with watching(daemon, opened) as driver, watching(daemon, opened) as sleeper:
+        await driver.run("c0")
+        comm_id = await driver.id_of("IntSlider")
+        await sleeper.peer.wait(sleeper.runtime, f"doc.comms['{comm_id}']")
+        sleeper.peer.process.stop()
+        await driver.run("c1")
+        await driver.peer.wait_value(driver.runtime, ["comms", comm_id, "state", "value"], 1999)
+        sleeper.peer.process.go_on()
+
+        await sleeper.peer.wait_value(sleeper.runtime, ["comms", comm_id, "state", "value"], 1999)
+        await sleeper.ask("barrier")  # behind all that it was to hear
+        assert (await sleeper.peer.report(sleeper.notebook))["gaps"] > 0
+
+
+async def test_a_click_runs_its_handler_and_prints_into_its_cell(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\nb, out = w.Button(), w.Output()\n@b.on_click\ndef go(_):\n    print('clicked')\n    with out:\n"
+        "        print('captured')\nw.VBox([b, out])",
+        SHOW,
+        "b.send({'hello': 1}, [b'bytes'])",
+        "b.close()",
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        button, out = await first.id_of("Button"), await first.id_of("Output")
+        await first.ask("comm_custom", comm_id=button, content={"event": "click"})
+        await first.peer.wait(first.runtime, f"doc.comms['{out}'].outputs.length && doc.cells.c0.outputs.length > 1")
+        assert (await first.cell("c0"))[1] == "clicked\n"
+        await first.run("c1", "c2")
+        assert await first.cell("c1") == ["['captured\\n']\n"]
+        event = await first.peer.wait_event(first.notebook, "comm_custom", comm_id=button)
+        assert (event["params"]["content"], event["params"]["buffers"]) == ({"hello": 1}, [{"$bytes": "Ynl0ZXM="}])
+
+        await first.run("c3")
+        assert button not in (await first.doc())["comms"]
+        await first.ask("restart_kernel")
+        assert (await first.doc())["comms"] == {}
+        assert await first.refusal("update_comm", comm_id=out, state={}) == "not_found"
+
+
+async def test_comms_of_peers(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\nfrom ipykernel.comm import Comm\ngot = []\n"
+        "def opened(comm, message):\n    got.append(message['content']['data'])\n"
+        "    comm.on_msg(lambda m: (got.append((m['content']['data'], bytes(m['buffers'][0]))), comm.send({'pong': 1})))\n"
+        "get_ipython().kernel.comm_manager.register_target('my.target', opened)\nup = w.FileUpload()\nup",
+        "print(got, [(f.name, bytes(f.content)) for f in up.value])",
+    )
+    async with watching(daemon, opened) as first:
+        assert await first.refusal("comm_open", comm_id="mine", target_name="my.target") == "no_kernel"
+        await first.run("c0")
+        await first.ask("comm_open", comm_id="mine", target_name="my.target", data={"hi": 1})
+        assert await first.refusal("comm_open", comm_id="mine", target_name="my.target") == "conflict"
+        await first.ask("comm_custom", comm_id="mine", content={"ping": 1}, buffers=[{"$bytes": "AAE="}])
+        event = await first.peer.wait_event(first.notebook, "comm_custom", comm_id="mine")
+        assert event["params"]["content"] == {"pong": 1}
+        entry = (await first.seen()).comms["mine"]
+        assert (entry["target_name"], entry["state"]) == ("my.target", {"hi": 1})
+
+        upload = await first.id_of("FileUpload")
+        file = {"name": "a.txt", "type": "text/plain", "size": 2, "last_modified": 0}
+        await first.ask(
+            "update_comm",
+            comm_id=upload,
+            state={"value": [file]},
+            buffer_paths=[["value", 0, "content"]],
+            buffers=[{"$bytes": "aGk="}],
+        )
+        await first.run("c1")
+        assert await first.cell("c1") == ["[{'hi': 1}, ({'ping': 1}, b'\\x00\\x01')] [('a.txt', b'hi')]\n"]
+        assert (await first.seen()).comms[upload]["state"]["value"][0]["content"] == b"hi"
+
+        await first.ask("comm_open", comm_id="nobody", target_name="no.such.target")
+        await first.peer.wait(first.runtime, "!doc.comms.nobody")
+        await first.ask("comm_close", comm_id="mine")
+        assert "mine" not in (await first.doc())["comms"]
+        assert await first.refusal("comm_custom", comm_id="mine", content={}) == "not_found"
+
+
+# Output widgets.
+
+
+async def test_an_output_widget_captures_and_the_kernel_knows(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\nout, inner = w.Output(), w.Output()\nout",
+        "with out:\n    print('one')\n    with inner:\n        print('inside')\n    print('two')\n    1 / 0\nprint('outside')",
+        SHOW,
+        "with out:\n    clear_output(wait=True)",
+        SHOW,
+        "with out:\n    print('fresh')",
+        SHOW,
+        "for n in range(3):\n    with out:\n        display(n)\nout.append_stdout('appended')",
+        SHOW,
+        "out.clear_output()",
+        SHOW,
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        comms = (await first.doc())["comms"]
+        out, inner = sorted(
+            (i for i, c in comms.items() if c["model_name"] == "OutputModel"), key=lambda i: comms[i]["order"]
+        )
+        await first.peer.watch(first.runtime, "outputs", f"doc.comms['{out}'].outputs.map(o => String(o.output_type))")
+        await first.run("c1")
+        assert await first.captured(out) == ["one\ntwo\n", ("error", "ZeroDivisionError")]
+        assert await first.captured(inner) == ["inside\n"]
+        assert await first.cell("c1") == ["outside\n"]
+        state = (await first.doc())["comms"][out]["state"]
+        assert not {"outputs", "msg_id"} & state.keys()
+
+        await first.run("c2", "c3", "c4")
+        assert await first.cell("c2") == await first.cell("c4") == ["['one\\ntwo\\n', None]\n"]
+        before = len(await first.peer.watched("outputs"))
+        await first.run("c5", "c6")
+        assert await first.captured(out) == ["fresh\n"]
+        assert await first.cell("c6") == ["['fresh\\n']\n"]
+        assert [] not in (await first.peer.watched("outputs"))[before:]
+
+        await first.run("c7", "c8", "c9", "c10")
+        assert await first.cell("c8") == ["['fresh\\n', '0', '1', '2', 'appended']\n"]
+        assert await first.captured(out) == []
+        assert await first.cell("c10") == ["[]\n"]
+
+
+async def test_displays_within_an_output_widget_change(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\nout = w.Output()\nwith out:\n    h = display('v1', display_id='d')\ndisplay('v1', display_id='d')\nout",
+        "h.update('v2')",
+        SHOW,
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        out = await first.id_of("Output")
+        assert await first.captured(out) == [("'v1'",)]
+        await first.run("c1", "c2")
+        async with watching(daemon, opened) as late:
+            assert await late.captured(out) == [("'v2'",)]
+            assert (await late.cell("c0"))[0] == ("'v2'",)
+            assert await late.cell("c2") == ["[\"'v2'\"]\n"]
+
+
+async def test_cells_that_are_queued_read_what_the_ones_before_captured(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon, f"{IMPORTS}\nout = w.Output()", *["for n in range(2):\n    with out:\n        display(n)", SHOW] * 3
+    )
+    async with watching(daemon, opened) as first:
+        result = await first.ask("run_all_cells")
+        last = result["executions"][-1]["execution_id"]
+        await first.peer.wait(first.runtime, f"String(doc.executions['{last}']?.status) === 'done'")
+        shown = [await first.cell(f"c{n}") for n in (2, 4, 6)]
+        assert shown == [[f"{['0', '1'] * count}\n"] for count in (1, 2, 3)]
+
+
+# The file.
+
+
+async def test_a_file_keeps_its_widgets_and_shows_them_without_a_kernel(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\ns = w.IntSlider(value=5, description='d' * 2000)\nbox = w.HBox([s, w.Image(value=b'\\x89PNG')])\nbox",
+        "out = w.Output()\nwith out:\n    print('captured')\n    display('shown')\nout",
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0", "c1")
+        await first.set(await first.id_of("IntSlider"), value=8)
+        live = (await first.seen()).comms
+        await first.ask("save_notebook")
+    file = json.loads(opened.path.read_text())
+    saved = file["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]
+    assert saved["state"].keys() == live.keys()
+    [image] = [model for model in saved["state"].values() if model["model_name"] == "ImageModel"]
+    assert image["buffers"] == [
+        {"path": ["value"], "encoding": "base64", "data": base64.b64encode(b"\x89PNG").decode()}
     ]
-    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    [out] = [model for model in saved["state"].values() if model["model_name"] == "OutputModel"]
+    assert out["state"]["outputs"] == [stream("captured\n"), display("'shown'")]
+    await daemon.close(opened)  # ends the kernel, and saves what it then has: the same
+    assert json.loads(opened.path.read_text())["metadata"]["widgets"] == file["metadata"]["widgets"]
+
+    again = await daemon.open(opened.path.name)
+    async with watching(daemon, again) as late:
+        comms = (await late.seen()).comms
+        assert {i: (c["model_name"], c["state"], c.get("outputs")) for i, c in comms.items()} == {
+            i: (c["model_name"], c["state"], c.get("outputs")) for i, c in live.items()
+        }
+        slider = await late.id_of("IntSlider")
+        assert await late.refusal("update_comm", comm_id=slider, state={"value": 1}) == "no_kernel"
+        async with daemon.client() as client:
+            served = (await client.get(f"/api/notebooks/{again.id}/file")).json()
+        assert served["metadata"]["widgets"] == file["metadata"]["widgets"]
+
+        await late.run("c1")  # its kernel has no `w` yet, but the cell's old widget goes
+        comms = (await late.doc())["comms"]
+        assert "OutputModel" not in {comm["model_name"] for comm in comms.values()}
+        assert comms[slider]["state"]["value"] == 8
+        assert await late.refusal("update_comm", comm_id=slider, state={"value": 1}) == "not_found"
+        await late.run("c0")
+        assert slider not in (await late.doc())["comms"]
+        assert (await late.seen()).one("IntSlider")["state"]["value"] == 5
 
 
-class Story:
-    """A notebook, a peer that drives it, and late peers that look."""
-
-    def __init__(self, daemon: DaemonProcess, opened: dict[str, str], peer: StockPeer) -> None:
-        self.daemon = daemon
-        self.notebook, self.runtime = opened["notebook"], opened["runtime"]
-        self.peer = peer
-
-    async def run(self, cell_id: str) -> str:
-        response = await self.peer.request(self.notebook, "execute_cell", {"cell_id": cell_id})
-        execution_id: str = response["result"]["execution_id"]
-        await self.peer.wait(self.runtime, f"String(doc.executions['{execution_id}']?.status) === 'done'")
-        return execution_id
-
-    async def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        response = await self.peer.request(self.notebook, method, params)
-        assert "result" in response, response
-        result: dict[str, Any] = response["result"]
-        return result
-
-    async def doc(self) -> dict[str, Any]:
-        doc: dict[str, Any] = await self.peer.doc(self.runtime)
-        return doc
-
-    async def comms(self, model_name: str) -> dict[str, dict[str, Any]]:
-        comms = (await self.doc())["comms"]
-        return {comm_id: comm for comm_id, comm in comms.items() if comm["model_name"] == model_name}
+async def test_a_file_keeps_the_widgets_of_a_kernel_that_was_restarted(daemon: ServedDaemon) -> None:
+    opened = await open_story(daemon, f"{IMPORTS}\ns = w.IntSlider(value=5)\nw.VBox([s])", f"{IMPORTS}\nw.Text('new')")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        old = (await first.doc())["comms"].keys()
+        await first.ask("restart_kernel")
+        assert (await first.doc())["comms"] == {}
+        await first.run("c1")
+        new = (await first.doc())["comms"].keys()
+        await first.ask("save_notebook")
+    file: dict[str, Any] = json.loads(opened.path.read_text())
+    saved = file["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    assert saved.keys() == old | new
 
 
-async def begin(daemon: DaemonProcess, peer: StockPeer, *sources: str) -> Story:
-    (daemon.root / "w.ipynb").write_text(notebook(*sources))
-    opened = await daemon.open("w.ipynb")
-    await peer.find(opened["notebook"])
-    await peer.find(opened["runtime"])
-    await peer.record(opened["notebook"])
-    await peer.wait_value(opened["runtime"], ["file", "status"], "ready")
-    return Story(daemon, opened, peer)
-
-
-def text_of(outputs: list[dict[str, Any]]) -> str:
-    return "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
-
-
-async def test_a_late_peer_sees_the_widgets_and_moves_one(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path) as daemon, open_stock_peer(daemon.sync_url, daemon.token) as peer:
-        story = await begin(
-            daemon,
-            peer,
-            "import ipywidgets as w\ns = w.IntSlider(value=3, max=100)\nb = w.HBox([s])\ndisplay(b)",
-            "print(s.value)",
-        )
-        await story.run("c0")
-        async with open_stock_peer(daemon.sync_url, daemon.token) as late:
-            await late.find(story.runtime)
-            comms = (await late.doc(story.runtime))["comms"]
-        [(slider_id, slider)] = [(i, c) for i, c in comms.items() if c["model_name"] == "IntSliderModel"]
-        [box] = [c for c in comms.values() if c["model_name"] == "HBoxModel"]
-        [layout] = [c for i, c in comms.items() if f"IPY_MODEL_{i}" == slider["state"]["layout"]]
-        assert slider["state"]["value"] == 3
-        assert slider["order"] < box["order"]
-        assert json.loads(box["state"]["children"]["json"]) == [f"IPY_MODEL_{slider_id}"]
-        assert not [name for name, value in layout["state"].items() if value is None]
-
-        await story.ask("update_comm", comm_id=slider_id, state={"value": 42})
-        assert (await story.doc())["comms"][slider_id]["state"]["value"] == 42
-        await story.ask("update_comm", comm_id=slider_id, state={"value": 1000})
-        await peer.wait_value(story.runtime, ["comms", slider_id, "state", "value"], 100)
-        await story.run("c1")
-        assert text_of((await story.doc())["cells"]["c1"]["outputs"]) == "100\n"
-
-
-async def test_an_output_widget_captures_and_the_kernel_knows(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path) as daemon, open_stock_peer(daemon.sync_url, daemon.token) as peer:
-        story = await begin(
-            daemon,
-            peer,
-            "import ipywidgets as w\nfrom IPython.display import clear_output, display\nout = w.Output()\ndisplay(out)",
-            "with out:\n    print('one')\n    h = display('v1', display_id='d')\nprint('outside')",
-            "print([o['output_type'] for o in out.outputs])",
-            "h.update('v2')",
-            "with out:\n    clear_output(wait=True)\n    print('fresh')",
-            "print(out.outputs)",
-            "out.clear_output()",
-            "print(out.outputs)",
-        )
-        await story.run("c0")
-        await story.run("c1")
-        [(out_id, out)] = (await story.comms("OutputModel")).items()
-        assert text_of(out["outputs"]) == "one\n"
-        assert "outputs" not in out["state"]
-        assert "msg_id" not in out["state"]
-        assert text_of((await story.doc())["cells"]["c1"]["outputs"]) == "outside\n"
-        await story.run("c2")
-        assert text_of((await story.doc())["cells"]["c2"]["outputs"]) == "['stream', 'display_data']\n"
-        await story.run("c3")
-        assert (await story.doc())["comms"][out_id]["outputs"][1]["data"]["text/plain"] == "'v2'"
-        await story.run("c4")
-        assert text_of((await story.doc())["comms"][out_id]["outputs"]) == "fresh\n"
-        await story.run("c5")
-        shown = text_of((await story.doc())["cells"]["c5"]["outputs"])
-        assert shown == "({'output_type': 'stream', 'name': 'stdout', 'text': 'fresh\\n'},)\n"
-        await story.run("c6")
-        assert (await story.doc())["comms"][out_id]["outputs"] == []
-        await story.run("c7")
-        assert text_of((await story.doc())["cells"]["c7"]["outputs"]) == "()\n"
-
-
-async def test_a_click_runs_its_handler_and_prints_into_its_cell(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path) as daemon, open_stock_peer(daemon.sync_url, daemon.token) as peer:
-        story = await begin(
-            daemon,
-            peer,
-            "import ipywidgets as w\nb = w.Button()\nb.on_click(lambda _: print('clicked'))\nb",
-            "1",
-            "b.send({'hello': 1}, [b'bytes'])",
-            "b.close()",
-        )
-        await story.run("c0")
-        await story.run("c1")
-        [button_id] = await story.comms("ButtonModel")
-        await story.ask("comm_custom", comm_id=button_id, content={"event": "click"})
-        await peer.wait(story.runtime, "doc.cells.c0.outputs.length > 1")
-        assert text_of((await story.doc())["cells"]["c0"]["outputs"]) == "clicked\n"
-
-        await story.run("c2")
-        event = await peer.wait_event(story.notebook, "comm_custom", comm_id=button_id)
-        assert event["params"]["content"] == {"hello": 1}
-        await story.run("c3")
-        assert button_id not in (await story.doc())["comms"]
-        await story.ask("restart_kernel")
-        assert (await story.doc())["comms"] == {}
-        assert (await peer.report(story.notebook))["early"] == 0
+async def test_a_notebook_of_another_program_is_shown(daemon: ServedDaemon) -> None:
+    file = notebook_file(["x"])
+    view = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": "b"}}
+    file["cells"][0]["outputs"] = [{"output_type": "display_data", "data": view, "metadata": {}}]
+    entry = {"model_module": "@jupyter-widgets/controls", "model_module_version": "1.5.0"}
+    models = {
+        "b": {**entry, "model_name": "HBoxModel", "state": {"children": ["IPY_MODEL_a"]}},
+        "a": {**entry, "model_name": "TextModel", "state": {"value": "hello"}},
+    }
+    state = {"version_major": 2, "version_minor": 0, "state": models}
+    file["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": state}
+    opened = await open_story(daemon, file=file)
+    async with watching(daemon, opened) as late:
+        seen = await late.seen()
+        assert [child["state"]["value"] for child in seen.children(seen.one("HBox"))] == ["hello"]
+        assert seen.one("Text")["order"] < seen.one("HBox")["order"]

@@ -82,8 +82,8 @@ class Watcher:
         """Executes cells, one after the other, to their ends."""
         for cell_id in cell_ids:
             result = await self.ask("execute_cell", cell_id=cell_id)
-            done = f"String(doc.executions['{result['execution_id']}']?.status) === 'done'"
-            await self.peer.wait(self.runtime, done)
+            status = f"String(doc.executions['{result['execution_id']}'].status)"
+            await self.peer.wait(self.runtime, f"!['queued', 'running'].includes({status})")
 
     async def set(self, comm_id: str, **state: Any) -> None:
         """update_comm."""

@@ -239,7 +239,7 @@ def read_notebook(replica: Replica) -> None:
     NotebookSchema.read_metadata(replica)
 
 
-class _Peer:
+class RefusedPeer:
     """Receives what the doc-writer says of its changes."""
 
     peer_id = "peer"
@@ -273,7 +273,7 @@ async def feed_change(given: ChangeInput) -> str:
         return "rejected"
     document = document_with(_ID, given.before)
     cells = NotebookSchema.cells_object(document.replica)
-    subscription, peer, queue = Subscription(document, origin=None, writable=True), _Peer(), PeerChanges(document)
+    subscription, peer, queue = Subscription(document, origin=None, writable=True), RefusedPeer(), PeerChanges(document)
     for group in groups(changes):
         queue.add(peer, subscription, group)
     taken = 0

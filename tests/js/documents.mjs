@@ -23,6 +23,7 @@ export class Documents {
   repo; // set once there is one
   #opened = new Map(); // document id -> {handle, ready}
   #presences = new Map(); // document id -> Presence
+  #watched = new Map(); // name -> values
 
   /** The handle of a document, at once: it may still be loading, which is when early events arrive. */
   open(url) {
@@ -98,6 +99,26 @@ export class Documents {
       // Not "change": that is left out for a change which shows nothing, an edit of something deleted for example.
       return await until({ emitter: handle, events: ["heads-changed"], look, within, describe });
     },
+
+    /** Collects what a JS expression over `doc` is now and after each change, where it is another value. */
+    watch: async ({ url, name, expression }) => {
+      const handle = await this.ready(url);
+      const evaluate = new Function("doc", `return (${expression})`);
+      const seen = [];
+      const look = () => {
+        let value;
+        try {
+          value = plain(evaluate(handle.doc()));
+        } catch (error) {
+          if (!(error instanceof TypeError)) throw error; // a path that is not there
+        }
+        if (!seen.length || !isDeepStrictEqual(seen.at(-1), value ?? null)) seen.push(value ?? null);
+      };
+      look();
+      handle.on("heads-changed", look);
+      this.#watched.set(name, seen);
+    },
+    watched: ({ name }) => this.#watched.get(name),
 
     presence_start: async ({ url, state = {} }) => (await this.#presence(url)).start({ initialState: state }),
     presence_set: async ({ url, channel, value }) => (await this.#presence(url)).broadcast(channel, value),

@@ -200,7 +200,10 @@ async def test_a_peer_that_leaves_is_nobodys_subscriber(hub: Hub) -> None:
         assert connection not in client.runtime.subscribers | client.notebook.subscribers
         # A room's doc-writer may still have something for it.
         connection.push(client.response(1))
-        connection.document_closed(client.notebook.id)
+        assert connection.outbox.held_bytes == 0
+        connection.document_closed(client.runtime.id)
+        connection.push(client.response(2))
+        connection.tell("nobody hears this")
         await connection.drain()
         assert connection.outbox.held_bytes == 0
 
