@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _PERCENTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
-_PACKAGES = ("notebookd", "automerge", "cbor2", "ipykernel", "jupyter_client", "pyzmq", "trio", "trio-websocket")
+_PACKAGES = ("notebookd", "automerge", "cbor2", "ipykernel", "jupyter_client", "pyzmq", "trio", "wsproto")
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -37,5 +37,5 @@ def configure_logging(log_format: Literal["text", "json"], level: int = logging.
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "httpcore", "trio-websocket", "hypercorn.access"):
+    for noisy in ("httpx", "httpcore", "hypercorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

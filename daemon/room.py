@@ -7,6 +7,7 @@
 An error in one of the room's tasks closes this room alone: its documents become unavailable, no connection ends.
 """
 
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +97,7 @@ class Room:
         self._metadata = loaded.metadata
         self._gone_cells: dict[str, float] = {}
         self._deadline_moved = trio.Event()
+        self._awaited = math.inf
         self._scope = trio.CancelScope()
         self._serving: dict[trio.CancelScope, bool] = {}
         self.ended = trio.Event()
@@ -254,8 +256,8 @@ class Room:
     async def _watch_deadlines(self) -> None:
         while True:
             self._deadline_moved = trio.Event()
-            deadlines = [at for at in (self.runtime.deadline, *self._gone_cells.values()) if at is not None]
-            with trio.move_on_at(min(deadlines)) if deadlines else trio.CancelScope():
+            self._awaited = self._deadline()
+            with trio.move_on_at(self._awaited):
                 await self._deadline_moved.wait()
                 continue
             self.runtime.expire()
@@ -265,8 +267,14 @@ class Room:
                 del self._gone_cells[cell_id]
                 self.runtime.remove_cell(cell_id)
 
+    def _deadline(self) -> float:
+        of_runtime = self.runtime.deadline
+        return min([*self._gone_cells.values(), *([] if of_runtime is None else [of_runtime])], default=math.inf)
+
     def _move_deadline(self) -> None:
-        self._deadline_moved.set()
+        # One that moved back, as it does with each execution, is looked at when the old one has come.
+        if self._deadline() < self._awaited:
+            self._deadline_moved.set()
 
     # The notebook document.
 

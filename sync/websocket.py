@@ -1,28 +1,35 @@
 """A WebSocket behind three calls: receive a batch, send a batch, close or drop.
 
-Nothing else in the project knows which library speaks the protocol, so that it can be swapped. Between the library and
-the TCP stream stands a stream of ours, see corked_stream.py.
+Nothing else in the project knows which library speaks the protocol (wsproto, which knows no sockets), so that it can be
+swapped. No task of its own stands between a connection and whoever receives from it: what nobody asks for stays in TCP.
 """
 
 import math
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
-import h11
 import structlog
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    WebSocketConnection,
-    wrap_client_stream,
-    wrap_server_stream,
-)
+from wsproto.connection import Connection, ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from sync.corked_stream import BEYOND_BYTES, READ_BYTES, CorkedStream, Transport
+from sync.transport import Stream, Transport, transport_over
+from sync.upgrade import SocketRefused, UpgradeFailed, ask_for_upgrade, grant_upgrade
+
+__all__ = [
+    "PeerSocket",
+    "SocketClosed",
+    "SocketProtocolError",
+    "SocketRefused",
+    "SocketStalled",
+    "accept_socket",
+    "connect_socket",
+    "keepalive",
+]
 
 # The head is there already and its answer is one packet: a peer that takes longer is gone.
 HANDSHAKE_SECONDS = 10
@@ -32,9 +39,15 @@ CLOSE_SECONDS = 2
 PING_SECONDS = 30
 PONG_SECONDS = 60
 
-# Whole messages between the library's reader and receive(): so many come out of one call. Their bytes are bounded by
-# the stream below.
-_QUEUED_MESSAGES = 256
+# What may come with one message of the permitted size: heads of its fragments, and pings between them. Without a bound, a
+# message that never ends could be made of empty fragments.
+_FRAMING_BYTES = 256 * 1024
+# Taking a frame apart costs some 10 us, and one read may hold ten thousand: after so many others have their turn.
+_FRAMES_AT_ONCE = 256
+# The same for what is written and taken at once, without ever waiting.
+_BYTES_AT_ONCE = 64 * 1024
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class SocketClosed(Exception):
@@ -53,70 +66,139 @@ class SocketProtocolError(Exception):
         self.reason = reason
 
 
-class SocketRefused(Exception):
-    """A server answered the upgrade with an HTTP response instead: its status (0: none, it hung up) and body."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(f"status {status}: {body[:200].decode(errors='replace')}")
-        self.status = status
-        self.body = body
-
-
 class PeerSocket:
-    """One end of an open WebSocket; made by `accept_socket` and `connect_socket`."""
+    """One end of an open WebSocket; made by `accept_socket` and `connect_socket`.
 
-    def __init__(self, connection: WebSocketConnection, stream: CorkedStream, reader: "_Reader") -> None:
+    Args:
+        transport: belongs to the socket from here on.
+        connection: whose handshake is over; it may hold bytes that came right behind.
+        max_message_bytes: a larger message is a breach of the protocol.
+    """
+
+    def __init__(self, transport: Transport, connection: Connection, max_message_bytes: int) -> None:
+        self._transport = transport
         self._connection = connection
-        self._stream = stream
-        self._reader = reader
-        # Private, because the public get_message() cannot say whether another message is there: without it each message
-        # costs a switch of tasks. A test keeps watch over it.
-        self._inbox: trio.MemoryReceiveChannel[str | bytes] = connection._recv_channel
+        self._max_message_bytes = max_message_bytes
+        self._unparsed = True  # whether the library may hold frames that were not looked at
+        self._whole: list[bytes] = []  # messages that nobody took yet
+        self._parts: list[bytes] = []  # of the message that is coming in
+        self._parts_bytes = 0
+        self._unfinished_bytes = 0  # all that came since that message began
+        self._breach: str | None = None
+        self._end: str | None = None  # why nothing more comes
+        self._dropped = False
         self._sending = False
+        self._writing = trio.Lock()  # a pong may be due while a batch is written
+        self._taken_at_once = 0
+        self._to_answer: Ping | CloseConnection | None = None
+        self._receiving = False
+        self._watched: tuple[trio.CancelScope, float] | None = None
+        self._answered = trio.Event()
+
+    # Receiving.
 
     async def receive(self) -> list[bytes]:
-        """The next binary messages in order: waits for one, then takes those that are there. One caller at a time.
+        """The next binary messages in order: waits for one, then takes those that came with it. One caller at a time.
 
         Raises:
-            SocketProtocolError: a text message, or one above the limit; what came before it was returned first.
+            SocketProtocolError: a text message, one above the limit, or no WebSocket frame; what came before it was
+                returned first.
             SocketClosed: nothing more will come.
         """
         self._require_open()
-        if (reason := self._stream.breach) is not None:
-            raise SocketProtocolError(reason)
-        self._stream.want()
-        messages: list[bytes] = []
-        try:
-            with trio.CancelScope() as self._stream.receiving:
-                messages.append(self._check(await self._connection.get_message()))
-                while True:
-                    messages.append(self._check(self._inbox.receive_nowait()))
-        except ConnectionClosed as closed:
-            raise SocketClosed(str(closed.reason)) from None
-        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            pass  # nothing more is there; why, the next call will say
-        except SocketProtocolError:
-            if not messages:
-                raise
-        finally:
-            self._stream.taken()
-        if not messages:
-            raise SocketProtocolError(self._stream.breach or "breach of the protocol")
-        return messages
+        with self._receives():
+            while True:
+                await self._take_frames()
+                if self._whole:
+                    messages, self._whole = self._whole, []
+                    return messages
+                if self._breach is not None:
+                    raise SocketProtocolError(self._breach)
+                if self._end is not None:
+                    raise SocketClosed(self._end)
+                await self._read()
 
-    def _check(self, message: str | bytes) -> bytes:
-        if isinstance(message, str):
-            self._stream.breach = "a text message where only binary ones have a meaning"
-        elif len(message) > self._stream.max_message_bytes:
-            self._stream.breach = self._stream.too_large
+    @contextmanager
+    def _receives(self) -> Iterator[None]:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket")
+        self._receiving = True
+        self._extend()
+        try:
+            yield
+        finally:
+            self._receiving = False
+            self._extend()
+
+    async def _read(self) -> None:
+        try:
+            data = await self._transport.read()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise SocketClosed("dropped by this end" if self._dropped else "the connection broke off") from error
+        self._extend()
+        if not data:
+            self._end = "the other end hung up"
+            return
+        self._unparsed = True
+        self._unfinished_bytes += len(data)
+        self._connection.receive_data(data)
+
+    async def _take_frames(self) -> None:
+        """Takes apart what was read; what it finds is kept, also if this is cancelled."""
+        while self._unparsed and self._breach is None and self._end is None:
+            for number, event in enumerate(self._connection.events(), 1):
+                self._take(event)
+                if number == _FRAMES_AT_ONCE or self._breach is not None or self._end is not None:
+                    break
+            else:
+                self._unparsed = False
+            await self._answer()
+            if self._unparsed:
+                await trio.lowlevel.checkpoint()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case BytesMessage():
+                self._take_part(event)
+            case TextMessage():
+                self._breach = "a text message where only binary ones have a meaning"
+            case Ping():
+                self._to_answer = event
+            case Pong():
+                self._answered.set()
+            case CloseConnection():
+                self._take_close(event)
+            case _:  # pragma: no cover  # there are no others after the handshake
+                raise AssertionError(event)
+
+    def _take_part(self, event: BytesMessage) -> None:
+        if event.data:
+            self._parts.append(bytes(event.data))
+            self._parts_bytes += len(event.data)
+        if self._parts_bytes > self._max_message_bytes or (
+            not event.message_finished and self._unfinished_bytes > self._max_message_bytes + _FRAMING_BYTES
+        ):
+            self._breach = f"a message of more than {self._max_message_bytes} bytes"
+            self._parts.clear()
+        elif event.message_finished:
+            self._whole.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+            self._parts, self._parts_bytes, self._unfinished_bytes = [], 0, 0
+
+    def _take_close(self, event: CloseConnection) -> None:
+        if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            self._end = f"the other end said goodbye: code={int(event.code)} {event.reason or ''}".rstrip()
+            self._to_answer = event
         else:
-            return message
-        raise SocketProtocolError(self._stream.breach)
+            # The library says it in this way when it can make nothing of what came.
+            self._breach = f"no WebSocket frame: {event.reason}"
+
+    # Sending.
 
     async def send(self, messages: Sequence[bytes], *, patience: float = math.inf) -> None:
-        """Sends the messages with one write to the stream. One caller at a time.
+        """Sends the messages with one write. One caller at a time.
 
-        If it is cancelled the connection is dropped, since half a frame may be out.
+        If it is cancelled the connection is dropped, since half a frame may be out. It waits only if the system does not
+        take all of it at once; whoever sends without an end gives way to other tasks every 64 KiB.
 
         Args:
             messages: in order.
@@ -130,36 +212,76 @@ class PeerSocket:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this WebSocket")
         self._require_open()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if not messages:
-            await trio.lowlevel.checkpoint()
             return
-        self._sending = True
-        complete = False
         try:
-            with self._stream.paced(patience) as pace:
-                self._stream.corked = True
-                for message in messages[:-1]:
-                    await self._connection.send_message(message)
-                self._stream.corked = False
-                await self._connection.send_message(messages[-1])
-                complete = True
-            if pace.cancelled_caught:
-                raise SocketStalled(f"nothing was taken for {patience:g} s")
-        except ConnectionClosed as closed:
-            raise SocketClosed(str(closed.reason)) from None
+            data = b"".join([self._connection.send(BytesMessage(message)) for message in messages])
         except LocalProtocolError as error:
-            raise SocketClosed(str(error)) from error
+            raise SocketClosed(self._end or str(error)) from error
+        self._sending = True
+        try:
+            await self._write(data, patience)
         finally:
             self._sending = False
+        await self._answer()
+
+    async def _answer(self) -> None:
+        """Answers a Close, or the newest ping (RFC 6455 5.5.3); after the batch that is being written, if one is."""
+        if self._to_answer is None or self._sending:
+            return
+        response, self._to_answer = self._to_answer.response(), None
+        try:
+            data = self._connection.send(response)
+        except LocalProtocolError:
+            return  # the connection is closing, or closed, and needs no answer
+        await self._write(data, PONG_SECONDS)
+
+    async def _write(self, data: bytes, patience: float = math.inf) -> None:
+        try:
+            self._writing.acquire_nowait()
+        except trio.WouldBlock:
+            await self._writing.acquire()
+        complete = False
+        try:
+            view = memoryview(data)
+            taken = self._transport.write_now(view)
+            if taken < len(view):
+                await self._write_rest(view[taken:], patience)
+            complete = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise SocketClosed("dropped by this end" if self._dropped else "the connection broke off") from error
+        finally:
+            self._writing.release()
             if not complete:
                 self.drop()
+        self._taken_at_once += taken
+        if self._taken_at_once >= _BYTES_AT_ONCE:
+            self._taken_at_once = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()  # all of it is out: too late to be cancelled
+
+    async def _write_rest(self, view: memoryview, patience: float) -> None:
+        with trio.CancelScope() as pace:
+
+            def extend() -> None:
+                pace.deadline = trio.current_time() + patience
+
+            await self._transport.write(view, extend)
+        if pace.cancelled_caught:
+            raise SocketStalled(f"nothing was taken for {patience:g} s")
+        self._taken_at_once = 0
+
+    # Ending.
 
     def drop(self) -> None:
         """Closes the TCP connection at once, without a Close frame; idempotent. Pending calls raise SocketClosed.
 
         A Close frame wedges a stock automerge-repo client that still has sync messages to apply (measured).
         """
-        self._stream.drop()
+        if not self._dropped:
+            self._dropped = True
+            self._answered.set()
+            self._transport.close()
 
     async def finish(self, seconds: float) -> None:
         """Ends a connection whose peer should still get what was sent: says "no more", reads and discards, then drops.
@@ -170,38 +292,62 @@ class PeerSocket:
             seconds: how long to wait for the other end to hang up.
         """
         with trio.move_on_after(seconds):
-            # Whoever waits in the library to hand a message over must read again.
-            self._inbox.close()
-            await self._stream.discard()
+            try:
+                if await self._transport.end_writing():
+                    while await self._transport.read():
+                        pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # they hung up first
+            except trio.BusyResourceError:
+                pass  # a pong is being written: then it ends without a word
         self.drop()
 
     async def close(self) -> None:
         """Says goodbye with a Close frame and waits for the answer, at most 2 s. For clients; see drop()."""
-        if not self._stream.dropped:
-            self._stream.want()
-            with trio.move_on_after(CLOSE_SECONDS) as self._reader.awaited_by:
-                await self._connection.aclose()
+        try:
+            with trio.move_on_after(CLOSE_SECONDS):
+                if not self._dropped and self._connection.state is ConnectionState.OPEN:
+                    await self._write(self._connection.send(CloseConnection(CloseReason.NORMAL_CLOSURE)))
+                    while self._end is None and self._breach is None:
+                        self._whole.clear()  # too late to be taken
+                        await self._read()
+                        await self._take_frames()
+        except SocketClosed:
+            pass  # which is what was wanted
         self.drop()
 
     async def ping(self, patience: float) -> bool:
         """Whether the other end lives: it answers a ping, or sends anything, at least every `patience` seconds.
 
+        As long as nobody receives, its silence proves nothing, and this waits.
+
         Raises:
             SocketClosed: it is gone.
         """
         self._require_open()
+        self._answered = trio.Event()
         with trio.CancelScope() as scope:
-            self._stream.watch(scope, patience)
+            self._watched = scope, patience
+            self._extend()
             try:
-                await self._connection.ping()
-            except (ConnectionClosed, LocalProtocolError) as error:
-                raise SocketClosed(str(error)) from error
+                await self._write(self._connection.send(Ping()), patience)
+                await self._answered.wait()
+            except LocalProtocolError as error:
+                raise SocketClosed(self._end or str(error)) from error
             finally:
-                self._stream.watch(None, patience)
-        return not scope.cancelled_caught
+                self._watched = None
+        if scope.cancelled_caught:
+            return False
+        self._require_open()
+        return True
+
+    def _extend(self) -> None:
+        if self._watched is not None:
+            scope, patience = self._watched
+            scope.deadline = trio.current_time() + patience if self._receiving else math.inf
 
     def _require_open(self) -> None:
-        if self._stream.dropped:
+        if self._dropped:
             raise SocketClosed("dropped by this end")
 
 
@@ -222,10 +368,8 @@ async def keepalive(socket: PeerSocket, *, interval: float = PING_SECONDS, patie
 
 
 @asynccontextmanager
-async def accept_socket(stream: Transport, *, prefix: bytes = b"", max_message_bytes: int) -> AsyncIterator[PeerSocket]:
-    """The server's end over an accepted connection; it is dropped at the end of the block, without a Close frame.
-
-    Errors of the block come out as they are, not in a group.
+async def accept_socket(stream: Stream, *, prefix: bytes = b"", max_message_bytes: int) -> AsyncIterator[PeerSocket]:
+    """The server's end over an accepted connection; it is dropped at the end of the block, without a Close frame of ours.
 
     Args:
         stream: belongs to the socket from here on.
@@ -235,36 +379,13 @@ async def accept_socket(stream: Transport, *, prefix: bytes = b"", max_message_b
     Raises:
         SocketClosed: the handshake failed, or took more than 10 s.
     """
-
-    async def handshake(reader: _Reader, corked: CorkedStream) -> WebSocketConnection:
-        # `reader` has the one method of a nursery that the library calls.
-        request = await wrap_server_stream(
-            reader,  # type: ignore[arg-type]  # see _Reader: it keeps the errors of the library's task apart from ours
-            corked,
-            message_queue_size=_QUEUED_MESSAGES,
-            max_message_size=max_message_bytes + BEYOND_BYTES,
-            receive_buffer_size=READ_BYTES,
-        )
-        connection = await request.accept()
-        corked.open()
-        return connection
-
-    head, rest = _split(prefix)
-    async with _running(CorkedStream(stream, head, rest, max_message_bytes), handshake) as socket:
-        yield socket
-
-
-def _split(prefix: bytes) -> tuple[bytes, bytes]:
-    # Only to find the end of the head; whether it asks for a WebSocket the library will see.
-    parser = h11.Connection(h11.SERVER)
-    if prefix:
-        parser.receive_data(prefix)
+    transport = transport_over(stream)
     try:
-        parser.next_event()
-    except h11.RemoteProtocolError as error:
-        raise SocketClosed(f"the handshake failed: {error}") from error
-    rest = parser.trailing_data[0]
-    return prefix[: len(prefix) - len(rest)], rest
+        with _within_handshake_time():
+            connection = await grant_upgrade(transport, prefix)
+        yield PeerSocket(transport, connection, max_message_bytes)
+    finally:
+        transport.close()
 
 
 @asynccontextmanager
@@ -272,8 +393,6 @@ async def connect_socket(
     url: str, *, token: str | None = None, headers: Sequence[tuple[str, str]] = (), max_message_bytes: int
 ) -> AsyncIterator[PeerSocket]:
     """The client's end; a block that ends without an error closes it politely, another one drops it.
-
-    Errors of the block come out as they are, not in a group.
 
     Args:
         url: `ws://host:port/path` or `wss://…`.
@@ -294,91 +413,30 @@ async def connect_socket(
     if token is not None:
         extra_headers.append((b"Authorization", b"Bearer " + token.encode()))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    transport: Transport
+    stream: Stream
     if parts.scheme == "wss":
-        transport = await trio.open_ssl_over_tcp_stream(
+        stream = await trio.open_ssl_over_tcp_stream(
             parts.hostname, parts.port or 443, ssl_context=ssl.create_default_context(), https_compatible=True
         )
     else:
-        transport = await trio.open_tcp_stream(parts.hostname, parts.port or 80)
-
-    async def handshake(reader: _Reader, corked: CorkedStream) -> WebSocketConnection:
-        return await wrap_client_stream(
-            reader,  # type: ignore[arg-type]  # as in accept_socket
-            corked,  # type: ignore[arg-type]  # any stream will do; it only looks at sockets for addresses that we never ask for
-            parts.netloc.rpartition("@")[2],
-            path,
-            extra_headers=extra_headers,
-            message_queue_size=_QUEUED_MESSAGES,
-            max_message_size=max_message_bytes + BEYOND_BYTES,
-            receive_buffer_size=READ_BYTES,
-        )
-
-    async with _running(CorkedStream(transport, b"", b"", max_message_bytes), handshake) as socket:
+        stream = await trio.open_tcp_stream(parts.hostname, parts.port or 80)
+    transport = transport_over(stream)
+    try:
+        with _within_handshake_time():
+            connection = await ask_for_upgrade(transport, parts.netloc.rpartition("@")[2], path, extra_headers)
+        socket = PeerSocket(transport, connection, max_message_bytes)
         yield socket
         await socket.close()
+    finally:
+        transport.close()
 
 
-@asynccontextmanager
-async def _running(
-    stream: CorkedStream, handshake: "Callable[[_Reader, CorkedStream], Awaitable[WebSocketConnection]]"
-) -> AsyncIterator[PeerSocket]:
+@contextmanager
+def _within_handshake_time() -> Iterator[None]:
     try:
-        async with trio.open_nursery() as nursery:
-            try:
-                reader = _Reader(nursery)
-                connection = None
-                with trio.move_on_after(HANDSHAKE_SECONDS) as reader.awaited_by:
-                    try:
-                        connection = await handshake(reader, stream)
-                    except (ConnectionClosed, LocalProtocolError) as error:
-                        raise SocketClosed(f"the handshake failed: {error}") from error
-                if connection is None:
-                    raise _handshake_error(reader)
-                yield PeerSocket(connection, stream, reader)
-            finally:
-                stream.drop()
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # The reader never raises, so one error is the block's own. (Two are two Cancelled, which stay together.)
-        if len(group.exceptions) != 1:
-            raise
-        own = group.exceptions[0]
-        raise own from own.__cause__  # noqa: ASYNC123  # the group held nothing else
-
-
-def _handshake_error(reader: "_Reader") -> Exception:
-    if isinstance(reader.error, ConnectionRejected):
-        return SocketRefused(reader.error.status_code, reader.error.body or b"")
-    if reader.awaited_by.deadline <= trio.current_time():
-        return SocketClosed(f"no handshake within {HANDSHAKE_SECONDS} s")
-    return SocketClosed(f"the handshake failed: {reader.error or 'it broke off'}")
-
-
-class _Reader:
-    """Stands in for the nursery that trio-websocket wants for its reading task, to keep that task's errors to itself.
-
-    The task may raise (a refused handshake, a ping that crosses our Close, a Host that is no IDNA), and if it ends
-    before a handshake is done, the opening or the closing one, the library waits for ever.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        # The scope in which somebody waits for a handshake, which never comes when the task is over.
-        self.awaited_by = trio.CancelScope()
-        self.error: Exception | None = None
-
-    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        self._nursery.start_soon(self._run, task)
-
-    async def _run(self, task: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await task()
-        except Exception as error:  # whatever ends the reader ends this connection and nothing else
-            self.error = error
-            log.debug("reading ended", error=repr(error))
-        finally:
-            self.awaited_by.cancel()
-
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            yield
+    except trio.TooSlowError:
+        raise SocketClosed(f"no handshake within {HANDSHAKE_SECONDS} s") from None
+    except UpgradeFailed as error:
+        raise SocketClosed(f"the handshake failed: {error}") from error

@@ -75,26 +75,25 @@ def encode_data(value: object) -> bytes:
         cbor2.CBOREncodeError: another type; a mistake of the caller.
     """
     try:
-        encoded = cbor2.dumps(value, encoders=_ENCODERS)
+        return cbor2.dumps(value, encoders=_ENCODERS)
     except UnicodeEncodeError:
-        return cbor2.dumps(_for_javascript(value), encoders=_ENCODERS)
-    # The heads of 64-bit integers. These bytes occur inside strings as well, so this only rules the walk out.
-    if b"\x1b" in encoded or b"\x3b" in encoded:
-        return cbor2.dumps(_for_javascript(value), encoders=_ENCODERS)
-    return encoded
+        return cbor2.dumps(_with_whole_characters(value), encoders=_ENCODERS)
 
 
-def _for_javascript(value: Any) -> Any:
+def _encode_integer(encoder: Any, value: int) -> None:
+    if _FIRST_LONG <= abs(value) < _FIRST_INEXACT and value != -_FIRST_LONG:
+        encoder.encode_float(float(value))
+    else:
+        encoder.encode_int(value)
+
+
+def _with_whole_characters(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not _is_utf8(value) else value
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return float(value) if 2**32 <= abs(value) < 2**53 and value != -(2**32) else value
+        return value if _is_utf8(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, Mapping):
-        return {_for_javascript(key): _for_javascript(item) for key, item in value.items()}
+        return {_with_whole_characters(key): _with_whole_characters(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_for_javascript(item) for item in value]
+        return [_with_whole_characters(item) for item in value]
     return value
 
 
@@ -159,7 +158,11 @@ _COUNTED_FROM = 64 * 1024  # bytes; less can't hold enough items to matter
 _MAX_REASON = 200  # characters; cbor2 quotes what it met
 _ONE_BYTE_FOLLOWS, _EIGHT_BYTES_FOLLOW = 24, 27
 
-_ENCODERS: dict[type, Any] = {memoryview: lambda encoder, value: encoder.encode_bytes(bytes(value))}
+_FIRST_LONG, _FIRST_INEXACT = 2**32, 2**53
+_ENCODERS: dict[type, Any] = {
+    int: _encode_integer,
+    memoryview: lambda encoder, value: encoder.encode_bytes(bytes(value)),
+}
 
 _SEMANTIC_DECODERS: dict[int, Any] = {
     # What cbor2 would build by itself: times, fractions, regular expressions, mails, addresses, sets, complex numbers.

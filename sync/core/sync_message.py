@@ -8,6 +8,7 @@ pushed sync has no use for them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sync.core.identifiers import ChangeHash, Heads
 from sync.core.leb128 import Malformed, encode_uleb, read_uleb
@@ -49,6 +50,10 @@ def decode_sync_message(data: bytes) -> SyncMessage:
     Raises:
         SyncMessageInvalid: unknown type, cut off, or more than MAX_HEADS, MAX_HAVE or MAX_SYNC_ENTRIES of something.
     """
+    return _decode_small(data) if len(data) <= _SMALL_BYTES else _decode(data)
+
+
+def _decode(data: bytes) -> SyncMessage:
     if not data or data[0] not in (_VERSION_1, _VERSION_2):
         raise SyncMessageInvalid("unknown type of sync message")
     end = len(data)
@@ -88,6 +93,11 @@ def decode_sync_message(data: bytes) -> SyncMessage:
         supports_reset=bool(flags & _SUPPORTS_RESET),
         supports_v2=supports_v2,
     )
+
+
+# All peers of a document acknowledge a commit in the same words, within milliseconds of one another.
+_SMALL_BYTES = 256
+_decode_small = lru_cache(maxsize=64)(_decode)
 
 
 def encode_sync_message(

@@ -195,7 +195,7 @@ async def test_accepted_connections_do_not_wait_to_fill_packets() -> None:
     nodelay: list[int] = []
 
     async def serve(socket: PeerSocket, access: Access) -> None:
-        transport = socket._stream._transport
+        transport = socket._transport._stream
         assert isinstance(transport, trio.SocketStream)
         nodelay.append(int(transport.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)))
 
