@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Collection
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
+from daemon.slices import in_slices
 from sync.blobs import BlobStore, BlobStoreError
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import entry_ids, read_cell, read_comm, read_kernel_log
@@ -21,7 +23,6 @@ log = structlog.get_logger(__name__)
 GRACE_SECONDS = 600.0
 # Cleared outputs leave their blobs behind; this much more on disk is worth a look at what is still named.
 COLLECT_AFTER_BYTES = 256 * 1024 * 1024
-SLICE_SECONDS = 0.005
 
 
 class BlobCollector:
@@ -73,24 +74,12 @@ class BlobCollector:
 async def _named_by(room: "Room") -> set[str]:
     """Hashes of all blobs in a room's documents, read in slices; what comes meanwhile is younger than the grace."""
     runtime = room.runtime_document.replica
-    named = set(blob_hashes(read_kernel_log(runtime)))
-    pause = trio.current_time() + SLICE_SECONDS
-
-    async def breathe() -> None:
-        nonlocal pause
-        if trio.current_time() >= pause:
-            await trio.lowlevel.checkpoint()
-            pause = trio.current_time() + SLICE_SECONDS
-
-    for cell_id in entry_ids(runtime, "cells"):
-        named.update(blob_hashes(read_cell(runtime, cell_id)))
-        await breathe()
-    for comm_id in entry_ids(runtime, "comms"):
-        named.update(blob_hashes(read_comm(runtime, comm_id)))
-        await breathe()
-    for entry in (await room.past_widgets.entries()).values():
-        named.update(blob_hashes(entry))
-    for cell in NotebookSchema.read_cells(room.notebook.replica):
-        named.update(blob_hashes(cell.attachments))
-        await breathe()
-    return named
+    cells, comms = entry_ids(runtime, "cells"), entry_ids(runtime, "comms")
+    values = chain(
+        [read_kernel_log(runtime)],
+        (read_cell(runtime, cell_id) for cell_id in cells),
+        (read_comm(runtime, comm_id) for comm_id in comms),
+        (await room.past_widgets.entries()).values(),
+        (cell.attachments for cell in NotebookSchema.iterate_cells(room.notebook.replica)),
+    )
+    return set().union(*await in_slices(set(blob_hashes(value)) for value in values))

@@ -17,6 +17,7 @@ from daemon.core.runtime import Runtime
 from daemon.files import FileChanged, OutsideRoot, PathRefused
 from daemon.kernel_life import KernelUnavailable, Pending
 from daemon.room import Room, new_id
+from daemon.slices import in_slices
 from kernel_bridge import Kernel, KernelGone
 from kernel_bridge.core.messages import Reply
 from sync.blobs import BlobStoreError
@@ -215,7 +216,8 @@ async def run_all_cells(call: Call, params: RunAllCells) -> Result | Later:
     room = call.room
     await room.loaded.wait()
     heads = await _heads(call, params.notebook_heads)
-    cells = NotebookSchema.read_cells(room.notebook.replica, heads)
+    at = heads or room.notebook.heads()
+    cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(room.notebook.replica, at)))
     chosen = [(new_id(), cell) for cell in cells if cell.cell_type == "code" and cell.source.strip()]
     _submit(room, chosen, run_id=new_id(), stop_on_error=params.stop_on_error)
     executions = [{"cell_id": cell.cell_id, "execution_id": execution_id} for execution_id, cell in chosen]
@@ -267,7 +269,7 @@ async def clear_outputs(call: Call, params: ClearOutputs) -> Result | Later:
         for cell_id in params.cell_ids:
             if cell_id not in runtime.cells:
                 raise RequestError.not_found("cell")
-    cell_ids = room.cell_ids() if params.cell_ids is None else params.cell_ids
+    cell_ids = room.code_cells() if params.cell_ids is None else params.cell_ids
     return Result({"cell_ids": runtime.clear_outputs(cell_ids)}, cells=True)
 
 

@@ -28,6 +28,7 @@ from daemon.saving import save_notebook
 from daemon.widget_reading import PastWidgets
 from sync.blobs import BlobStore, BlobStoreError
 from sync.compactor import run_compactor
+from sync.core.cell_order import read_order
 from sync.core.document import Document
 from sync.core.identifiers import Heads, document_id
 from sync.core.jsonrpc import RequestError
@@ -278,11 +279,9 @@ class Room:
 
     # The notebook document.
 
-    def cell_ids(self, heads: Heads | None = None) -> list[str]:
+    def code_cells(self) -> list[str]:
         """Ids of the code cells, in order."""
-        return [
-            cell.cell_id for cell in NotebookSchema.read_cells(self.notebook.replica, heads) if cell.cell_type == "code"
-        ]
+        return [cell.cell_id for cell in read_order(self.notebook.replica) if cell.cell_id in self.runtime.cells]
 
     def _notebook_changed(self, structure: bool) -> None:
         """Peers' changes were applied: the runtime document follows which code cells there are."""

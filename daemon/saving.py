@@ -1,6 +1,6 @@
 """From the documents into a notebook file: one state of both, read in slices, written atomically."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,10 @@ from daemon.core.notebook_file import render_notebook
 from daemon.core.notebook_model import SavedCell, SavedNotebook
 from daemon.core.saved_widgets import render_widget_state
 from daemon.files import FileChanged, write_atomic
-from daemon.widget_reading import SLICE_SECONDS, read_widgets
+from daemon.slices import in_slices
+from daemon.widget_reading import read_widgets
 from sync.blobs import BlobStoreError
+from sync.core.document import Document
 from sync.core.identifiers import Heads, heads_to_hex
 from sync.core.mutations import SetFile
 from sync.core.notebook_schema import Cell, NotebookSchema
@@ -39,20 +41,18 @@ async def render_room(room: "Room") -> RenderedNotebook:
     notebook_heads, runtime_heads = notebook.published_heads(), runtime.published_heads()
     state = room.state
     metadata = NotebookSchema.read_metadata(notebook.replica, notebook_heads)
-    cells: list[tuple[Cell, dict[str, Any]]] = []
-    pause = trio.current_time() + SLICE_SECONDS
-    for cell in NotebookSchema.read_cells(notebook.replica, notebook_heads):
-        entry = read_cell(runtime.replica, cell.cell_id, runtime_heads) if cell.cell_type == "code" else None
-        cells.append((cell, entry or {}))
-        if trio.current_time() >= pause:
-            await trio.lowlevel.checkpoint()
-            pause = trio.current_time() + SLICE_SECONDS
-    entries = [entry for _, entry in cells]
+    cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook.replica, notebook_heads)))
+    entries = await in_slices(_entry(runtime, cell, runtime_heads) for cell in cells)
     comms, blobs = await read_widgets(runtime, runtime_heads, room.past_widgets, entries, room.blobs)
-    hashes = {found for cell, entry in cells for found in blob_hashes([cell.attachments or {}, entry])}
+    values = ([cell.attachments or {}, entry] for cell, entry in zip(cells, entries, strict=True))
+    hashes = set().union(*await in_slices(set(blob_hashes(value)) for value in values))
     blobs |= await room.blobs.read_all(hashes - blobs.keys())
-    data = await trio.to_thread.run_sync(_render, metadata, cells, comms, blobs)
+    data = await trio.to_thread.run_sync(_render, metadata, cells, entries, comms, blobs)
     return RenderedNotebook(data, notebook_heads, state)
+
+
+def _entry(runtime: Document, cell: Cell, heads: Heads) -> dict[str, Any]:
+    return (read_cell(runtime.replica, cell.cell_id, heads) or {}) if cell.cell_type == "code" else {}
 
 
 async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
@@ -89,7 +89,8 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
 
 def _render(
     metadata: dict[str, Any],
-    cells: list[tuple[Cell, dict[str, Any]]],
+    cells: Sequence[Cell],
+    entries: Sequence[Mapping[str, Any]],
     comms: Mapping[str, Mapping[str, Any]],
     blobs: Mapping[str, bytes],
 ) -> bytes:
@@ -104,7 +105,7 @@ def _render(
             execution_count=entry.get("execution_count"),
             outputs=[decode_manifest(manifest, load) for manifest in entry.get("outputs", [])],
         )
-        for cell, entry in cells
+        for cell, entry in zip(cells, entries, strict=True)
     ]
     widget_state = render_widget_state(comms, load)
     return render_notebook(SavedNotebook(metadata=metadata, cells=saved, widget_state=widget_state))

@@ -12,14 +12,13 @@ import trio
 
 from daemon.core.comms import MAX_COMMS
 from daemon.core.saved_widgets import references_in, views_in
+from daemon.slices import in_slices
 from sync.blobs import BlobStore
 from sync.core.document import Document
 from sync.core.identifiers import Heads
 from sync.core.runtime_reading import entry_ids, read_comm
 from sync.core.value_reading import blob_hashes
 
-# Reading is cut by the clock: what the loop can be without for once.
-SLICE_SECONDS = 0.005
 # Kernels whose widgets were not read yet. A person restarts a few times between two saves; who is that late is not missed.
 MAX_UNREAD = 4
 
@@ -80,13 +79,7 @@ async def read_widgets(
 
 
 async def _read_comms(document: Document, heads: Heads) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = {}
-    pause = trio.current_time() + SLICE_SECONDS
-    for comm_id in entry_ids(document.replica, "comms", heads):
-        entry = read_comm(document.replica, comm_id, heads)
-        if entry is not None:
-            entries[comm_id] = entry
-        if trio.current_time() >= pause:
-            await trio.lowlevel.checkpoint()
-            pause = trio.current_time() + SLICE_SECONDS
-    return entries
+    replica = document.replica
+    ids = entry_ids(replica, "comms", heads)
+    entries = await in_slices(read_comm(replica, comm_id, heads) for comm_id in ids)
+    return {comm_id: entry for comm_id, entry in zip(ids, entries, strict=True) if entry is not None}

@@ -84,8 +84,9 @@ class ZmqSocket:
         nbytes = nframes = 0
         receive, getsockopt = self._socket.recv, self._socket.getsockopt
         frames = self._frames
-        self.dry = False
-        while len(batch) < BATCH_MESSAGES and nbytes < BATCH_BYTES and nframes < MAX_FRAMES:
+        # To ask is cheaper than the exception of a receive in vain, which follows most batches.
+        self.dry = not int(getsockopt(zmq.EVENTS)) & zmq.POLLIN
+        while not self.dry and len(batch) < BATCH_MESSAGES and nbytes < BATCH_BYTES and nframes < MAX_FRAMES:
             try:
                 frame = receive(zmq.NOBLOCK)
             except zmq.Again:
@@ -124,7 +125,7 @@ class ZmqSocket:
 
     def _recheck(self) -> None:
         # A send processes commands, and with them the signal that the parked receiver waits for.
-        if self._parked is not None and int(self._socket.EVENTS) & zmq.POLLIN:
+        if self._parked is not None and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self.rechecks += 1
             self._parked.cancel()
 

@@ -68,9 +68,12 @@ class NotebookSchema:
     @staticmethod
     def read_cells(reader: Reader, heads: Heads | None = None) -> list[Cell]:
         """All cells in order; 35 ms for 1 000 cells of 470 characters."""
-        return sorted(
-            NotebookSchema.iterate_cells(reader, heads), key=lambda cell: sort_key(cell.position, cell.cell_id)
-        )
+        return NotebookSchema.in_order(NotebookSchema.iterate_cells(reader, heads))
+
+    @staticmethod
+    def in_order(cells: Iterable[Cell]) -> list[Cell]:
+        """Cells as people see them, one below the other."""
+        return sorted(cells, key=lambda cell: sort_key(cell.position, cell.cell_id))
 
     @staticmethod
     def iterate_cells(reader: Reader, heads: Heads | None = None) -> Iterator[Cell]:
