@@ -48,6 +48,7 @@ _COUNTS = {
     "frames_received": "Frames that peers sent",
     "frames_sent": "Frames that peers were sent",
     "notices_held": "Times that an event or answer waited for its state",
+    "notices_replaced": "Events that a newer one of their kind replaced, for peers that were behind",
     "notices_dropped": "Events that slow peers missed",
     "foreign_ephemerals": "Messages of one peer that another passed on, dropped",
     "relays_dropped": "Messages of peers to others that were too big or too many",

@@ -23,7 +23,7 @@ from sync.core.frames import encode_data
 from sync.core.identifiers import ChangeHash, Heads, heads_to_hex
 from sync.core.jsonrpc import RequestError, event, response
 from sync.core.mutations import Mutation
-from sync.core.notices import Notice
+from sync.core.notices import LAST_COUNTS, Notice
 from sync.core.peer_changes import PeerChanges, Recipient, groups
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.subscription import Subscription
@@ -342,7 +342,8 @@ class DocWriter:
         if pending.cells:
             requires.append((self.notebook.id, self.notebook.published))
         request_id = pending.request_id if isinstance(pending, PendingResponse) else None
-        return Notice(self.notebook.id, tuple(requires), encode_data(message), request_id is None, request_id)
+        topic = pending.method if isinstance(pending, PendingEvent) and pending.method in LAST_COUNTS else None
+        return Notice(self.notebook.id, tuple(requires), encode_data(message), request_id is None, request_id, topic)
 
     def _take_changes(self) -> None:
         applied = structure = False

@@ -11,7 +11,8 @@ class Notice:
 
     `requires` maps documents to positions in their logs; `data` is the encoded JSON-RPC object, shared by all peers.
     `droppable`: an event, which may be left out when a peer is too slow (the gap shows in `seq`); responses never are.
-    `request_id` is what a response answers.
+    `request_id` is what a response answers. `topic`: of the events of a topic only the last counts, so that a peer that is
+    behind need not get the others.
     """
 
     document_id: DocumentId
@@ -19,3 +20,8 @@ class Notice:
     data: bytes
     droppable: bool
     request_id: str | int | None = None
+    topic: str | None = None
+
+
+# Events that say all of what is now: the queue as it is, how far an environment is.
+LAST_COUNTS = frozenset({"queue_changed", "env_progress"})

@@ -21,12 +21,17 @@ from sync.core.limits import MAX_BATCH_BYTES, MAX_HELD_EVENTS, MAX_PEER_BYTES, M
 from sync.core.notices import Notice
 from sync.core.subscription import Subscription
 
+# Notices of a notebook that wait for one peer: from so many on it is behind. One that keeps up has a handful for a commit,
+# and gets every event.
+REPLACED_FROM = 32
+
 
 @dataclass
 class OutboxStatistics:
     """Counters of one connection, for /metrics and tests."""
 
     notices_held: int = 0
+    notices_replaced: int = 0
     notices_dropped: int = 0
     notices_written: int = 0
     payloads: int = 0
@@ -40,6 +45,7 @@ class _Lane:
     notices: deque[Notice] = field(default_factory=deque)
     size: int = 0
     counted_held: Notice | None = None
+    newest: dict[str, Notice] = field(default_factory=dict)  # by topic, of those that wait
 
 
 class OutboxFull(Exception):
@@ -108,6 +114,8 @@ class Outbox:
             prefix = EphemeralFramePrefix(self.sender, self.target, notice.document_id, self.session_id)
             lane = self._lanes[notice.document_id] = _Lane(prefix)
         size = len(notice.data)
+        if notice.topic is not None:
+            self._replace(lane, notice.topic)
         if notice.droppable and (not self._has_room(size) or len(lane.notices) >= MAX_HELD_EVENTS):
             self.statistics.notices_dropped += 1
             return
@@ -118,6 +126,25 @@ class Outbox:
         lane.notices.append(notice)
         lane.size += size
         self._waiting_bytes += size
+        if notice.topic is not None:
+            lane.newest[notice.topic] = notice
+
+    def _replace(self, lane: _Lane, topic: str) -> None:
+        """A newer event of the topic comes: a peer that is behind is spared the one before it, and sees a gap in `seq`."""
+        older = lane.newest.get(topic)
+        if older is not None and len(lane.notices) >= REPLACED_FROM:
+            self._remove(lane, older)
+            self.statistics.notices_replaced += 1
+
+    def _remove(self, lane: _Lane, notice: Notice) -> None:
+        lane.notices.remove(notice)
+        self._taken_out(lane, notice)
+        self._waiting_bytes -= len(notice.data)
+
+    def _taken_out(self, lane: _Lane, notice: Notice) -> None:
+        lane.size -= len(notice.data)
+        if notice.topic is not None and lane.newest.get(notice.topic) is notice:
+            del lane.newest[notice.topic]
 
     def unopened(self, notice: Notice) -> DocumentId | None:
         """The document that the notice waits for and that the peer has not opened, or never acknowledged; None if none."""
@@ -132,9 +159,7 @@ class Outbox:
         lane = self._lanes.get(notice.document_id)
         if lane is None or notice not in lane.notices:
             return False
-        lane.notices.remove(notice)
-        lane.size -= len(notice.data)
-        self._waiting_bytes -= len(notice.data)
+        self._remove(lane, notice)
         return True
 
     def push_ephemeral(self, document_id: DocumentId, data: bytes) -> None:
@@ -188,6 +213,7 @@ class Outbox:
             self.statistics.notices_dropped += len(lane.notices) - len(kept)
             self._waiting_bytes -= lane.size - size
             lane.notices, lane.size = kept, size
+            lane.newest.clear()  # events, all of them
 
     def next_batch(self) -> list[bytes]:
         """The frames of the next write, in order; empty if nothing may be written now. The last batch was written.
@@ -235,7 +261,7 @@ class Outbox:
                     self.statistics.notices_held += 1
                 return
             lane.notices.popleft()
-            lane.size -= len(notice.data)
+            self._taken_out(lane, notice)
             size += len(notice.data)
             self._begin_writing(len(notice.data))
             self.statistics.notices_written += 1

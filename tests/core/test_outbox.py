@@ -8,7 +8,7 @@ from sync.core.frames import DocUnavailable, Ephemeral, ErrorFrame, Frame, Sync,
 from sync.core.identifiers import PeerId, SessionId, document_id
 from sync.core.limits import MAX_BATCH_BYTES, MAX_HELD_EVENTS, MAX_PEER_BYTES
 from sync.core.notices import Notice
-from sync.core.outbox import Outbox, OutboxFull
+from sync.core.outbox import REPLACED_FROM, Outbox, OutboxFull
 from sync.core.sync_message import decode_sync_message, encode_sync_message
 from tests.fakes.noise import noise
 
@@ -33,10 +33,10 @@ class Peers:
         heads = document.published_heads() if acknowledged else ()
         subscription.receive(decode_sync_message(encode_sync_message(heads, have=None, read_only=None)))
 
-    def event(self, number: int, *, size: int = 1, behind: Document | None = None) -> Notice:
+    def event(self, number: int, *, size: int = 1, behind: Document | None = None, topic: str | None = None) -> Notice:
         document = behind or self.documents[0]
         data = encode_data({"number": number, "padding": b"x" * size})
-        return Notice(self.documents[0].id, ((document.id, document.published),), data, droppable=True)
+        return Notice(self.documents[0].id, ((document.id, document.published),), data, droppable=True, topic=topic)
 
     def response(self, number: int, *, size: int = 1, behind: Document | None = None) -> Notice:
         made = self.event(number, size=size, behind=behind)
@@ -72,6 +72,44 @@ def test_notices_of_a_notebook_are_first_in_first_out_behind_their_frames() -> N
     assert isinstance(frames[0], Sync)
     assert frames[0].document_id == runtime.id
     assert [decode_data(frame.data)["number"] for frame in frames[1:]] == [1, 2, 3]  # type: ignore[index, union-attr]
+
+
+def test_of_a_topic_a_peer_that_is_behind_gets_the_last_and_one_that_keeps_up_gets_all() -> None:
+    for behind in (False, True):
+        peers = Peers()
+        peers.outbox.unsubscribe(peers.documents[1].id)
+        waits = peers.documents[1] if behind else None
+        others = 2 * REPLACED_FROM if behind else REPLACED_FROM // 4
+        for number in range(others):
+            peers.outbox.push(peers.event(number, behind=waits))
+            peers.outbox.push(peers.event(1000 + number, topic="queue_changed"))
+        expected = sorted([*range(others), *range(1000, 1000 + others)], key=lambda number: (number % 1000, number))
+        if behind:
+            assert peers.numbers() == []
+            peers.open(peers.documents[1])
+            last = 1000 + others - 1
+            kept = [n for n in expected if n < 1000 or n == last or n < 1000 + REPLACED_FROM // 2 - 1]
+            assert peers.numbers() == kept
+            assert peers.outbox.statistics.notices_replaced == len(expected) - len(kept)
+        else:
+            assert peers.numbers() == expected
+        assert peers.outbox.statistics.notices_dropped == 0
+
+
+def test_the_last_of_a_topic_comes_also_where_no_more_events_are_held() -> None:
+    peers = Peers()
+    peers.outbox.unsubscribe(peers.documents[1].id)
+    for number in range(MAX_HELD_EVENTS - 1):
+        peers.outbox.push(peers.event(number, behind=peers.documents[1]))
+    for number in (-1, -2, -3):
+        peers.outbox.push(peers.event(number, topic="queue_changed"))
+    peers.outbox.push(peers.event(-4))
+    peers.open(peers.documents[1])
+    numbers = peers.numbers()
+    assert numbers[-2:] == [MAX_HELD_EVENTS - 2, -3]
+    peers.outbox.next_batch()
+    assert peers.outbox.statistics.notices_dropped == 1
+    assert peers.outbox.held_bytes == 0
 
 
 def test_a_held_notice_holds_those_behind_it_but_none_of_another_notebook() -> None:

@@ -32,7 +32,6 @@ async def assert_quiet(notebook: Notebook, peer: StockPeer) -> int:
     return sum(before)
 
 
-@pytest.mark.soak  # fails now and then on a busy machine, not understood yet (docs/promises.md, 4.4)
 async def test_edits_of_the_runtime_document_stay_with_the_peer_that_made_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +60,8 @@ async def test_edits_of_the_runtime_document_stay_with_the_peer_that_made_them(
             done = await notebook.execute(other, "a")
             await vandal.wait_heads(notebook.runtime, done["heads"])
             assert await vandal.doc(notebook.runtime, ["executions", done["execution_id"], "status"]) == "done"
+            # It is seen again once the daemon writes that key; busy and idle within one commit are no write.
+            await notebook.ask(other, "restart_kernel")
             await vandal.wait_value(notebook.runtime, ["kernel", "status"], "idle")
             assert await vandal.doc(notebook.runtime, ["file", "path"]) == "mine.ipynb"  # as docs/wire.md says
             # What it may write is still taken.
