@@ -237,6 +237,7 @@ async def cancel_execution(call: Call, params: CancelExecution) -> Result | Late
 @_method(ordered=False)
 async def interrupt(call: Call, params: NoParams) -> Result | Later:
     del params
+    await call.room.begun()
     try:
         await _kernel(call.room).interrupt()
     except KernelGone as gone:

@@ -40,6 +40,8 @@ from sync.writer import DocWriter, WriterEnded
 
 log = structlog.get_logger(__name__)
 
+# From the sending of an execution to its beginning: a kernel takes 3 ms, and longer when a completion holds it up.
+BEGIN_SECONDS = 1.0
 # A cell that came back within this time (an undo) finds its outputs.
 GONE_CELL_SECONDS = 600.0
 
@@ -98,6 +100,7 @@ class Room:
         self._metadata = loaded.metadata
         self._gone_cells: dict[str, float] = {}
         self._deadline_moved = trio.Event()
+        self._transition = trio.Event()
         self._awaited = math.inf
         self._scope = trio.CancelScope()
         self._serving: dict[trio.CancelScope, bool] = {}
@@ -124,6 +127,7 @@ class Room:
         )
         self.runtime.on_notebook_changed = self._notebook_changed
         self.runtime.on_widgets_gone = self.past_widgets.note
+        self.runtime.on_transition = self._note_transition
         self.writer = DocWriter(
             notebook=self.notebook,
             runtime=self.runtime_document,
@@ -276,6 +280,20 @@ class Room:
         # One that moved back, as it does with each execution, is looked at when the old one has come.
         if self._deadline() < self._awaited:
             self._deadline_moved.set()
+
+    # Executions.
+
+    async def begun(self) -> None:
+        """Returns once the execution that the kernel was sent has begun, if there is one: until then an interrupt meets an idle
+        kernel, which takes no notice of it. After a second in any case.
+        """
+        with trio.move_on_after(BEGIN_SECONDS):
+            while self.runtime.between:
+                await self._transition.wait()
+
+    def _note_transition(self) -> None:
+        self._transition.set()
+        self._transition = trio.Event()
 
     # The notebook document.
 

@@ -93,6 +93,7 @@ class Runtime(PendingBatch):
         self.kernel_status: KernelStatus = "not_started"
         self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
         self.on_widgets_gone: Callable[[], None] = lambda: None
+        self.on_transition: Callable[[], None] = lambda: None
         self._new_id = new_id
         self._monotonic = monotonic
         self._timestamp = timestamp
@@ -183,6 +184,11 @@ class Runtime(PendingBatch):
     def not_sent(self, execution_id: str) -> None:
         """The kernel could not be given this execution."""
         self._apply(self.queue.not_sent(execution_id, self._monotonic()))
+
+    @property
+    def between(self) -> bool:
+        """Whether the kernel was sent an execution that it has not begun, and works on nothing else that we know of."""
+        return self.queue.in_flight is not None and self.queue.running is None and not self._comm_running
 
     def interrupt(self) -> str | None:
         """A person interrupts; returns the execution that it meets."""
@@ -418,6 +424,7 @@ class Runtime(PendingBatch):
         self._queue_changed = True
         self._send_next()
         self._wake(Urgency.URGENT)
+        self.on_transition()
 
     def _started(self, execution: Execution) -> None:
         self.outputs.reset(Target("cell", execution.cell_id))

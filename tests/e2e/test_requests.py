@@ -184,6 +184,17 @@ async def test_an_interrupt_leaves_what_others_queued(daemon: ServedDaemon, open
         assert (await other.request("interrupt"))["execution_id"] is None
 
 
+async def test_an_interrupt_right_behind_an_execution_meets_it(daemon: ServedDaemon, opened: Opened) -> None:
+    """A kernel that has not begun would take no notice of the signal, and run to the end."""
+    async with joined(daemon, opened) as peer:
+        cell = peer.add_cell("import time\ntime.sleep(20)")
+        await peer.run(peer.add_cell("pass"))
+        for _ in range(20):
+            execution_id = await peer.execute(cell)
+            assert (await peer.request("interrupt"))["execution_id"] == execution_id
+            assert await peer.done(execution_id) == "interrupted"
+
+
 async def test_outputs_are_cleared_but_for_the_running_cells(daemon: ServedDaemon, opened: Opened) -> None:
     async with joined(daemon, opened) as peer:
         one, two = peer.add_cell("print(1)"), peer.add_cell("print(2)")
