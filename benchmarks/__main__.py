@@ -7,6 +7,7 @@ import argparse
 import signal
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import trio
@@ -14,8 +15,11 @@ from rich.console import Console
 
 from benchmarks.bench import running_bench
 from benchmarks.measuring import machine
+from benchmarks.registry import ROWS
 from benchmarks.report import Row, show, write
-from benchmarks.rows import ROWS
+
+for _module in ("rows", "widget_rows", "weather_rows"):
+    import_module(f"benchmarks.{_module}")  # each enters its rows
 
 
 async def _run(names: list[str], directory: Path, console: Console) -> list[Row]:
@@ -23,13 +27,15 @@ async def _run(names: list[str], directory: Path, console: Console) -> list[Row]
     measuring, watching = trio.CancelScope(), trio.CancelScope(shield=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_at_signal, measuring, watching)
-        with measuring:
-            async with running_bench(directory) as bench:
-                for name in names:
-                    start = time.perf_counter()
-                    rows += await ROWS[name](bench)
-                    console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
-        watching.cancel()
+        try:
+            with measuring:
+                async with running_bench(directory) as bench:
+                    for name in names:
+                        start = time.perf_counter()
+                        rows += await ROWS[name](bench)
+                        console.print(f"{name}: {time.perf_counter() - start:.0f} s", style="dim", highlight=False)
+        finally:
+            watching.cancel()
     return rows
 
 

@@ -26,15 +26,21 @@ class Crowd:
         self._nursery = nursery
         self._members: list[_Member] = []
         self._frames = 0
+        self.may_read = trio.Event()
 
     async def join(self, sync_url: str, token: str, documents: Sequence[str], count: int) -> None:
         """Returns when `count` peers are connected and have been sent each of these documents."""
         limit = trio.CapacityLimiter(_AT_ONCE)
+        self.may_read.set()
         self._members = [_Member(self, sync_url, token, documents) for _ in range(count)]
         async with trio.open_nursery() as joining:
             for member in self._members:
                 self._nursery.start_soon(member.run)
                 joining.start_soon(member.wait_until_joined, limit)
+
+    async def stall(self) -> None:
+        """From now on nobody reads."""
+        self.may_read = trio.Event()
 
     async def leave(self) -> None:
         """All leave."""
@@ -91,6 +97,7 @@ class _Member:
         while True:
             heads: dict[DocumentId, Heads] = {}
             messages = 0
+            await self._crowd.may_read.wait()
             for data in await socket.receive():
                 frame = decode_frame(data)
                 assert not isinstance(frame, DocUnavailable | ErrorFrame), frame
@@ -111,7 +118,7 @@ class _Member:
 async def _main() -> None:
     async with trio.open_nursery() as nursery:
         crowd = Crowd(nursery)
-        await serve_async({"join": crowd.join, "leave": crowd.leave, "frames": crowd.frames})
+        await serve_async({"join": crowd.join, "leave": crowd.leave, "frames": crowd.frames, "stall": crowd.stall})
         nursery.cancel_scope.cancel()
 
 

@@ -79,22 +79,26 @@ class Floor:
         assert seen == lines, f"{seen} of {lines} lines"
         return {"seconds": end - start, "idle": idle - start}
 
-    def displays(self, code: str, count: int) -> dict[str, float]:
-        """Seconds from sending to the last display_data, and to reply and idle."""
+    def flood(self, code: str, msg_type: str, count: int) -> dict[str, float]:
+        """Seconds from sending to the last of `count` messages of a type, and to reply and idle."""
         end = 0.0
 
-        def is_display(message: dict[str, Any]) -> bool:
+        def is_wanted(message: dict[str, Any]) -> bool:
             nonlocal end
-            if message["msg_type"] != "display_data":
+            if message["msg_type"] != msg_type:
                 return False
             end = now()
             return True
 
         start = now()
-        found = self._until_idle(self._client.execute(code), is_display)
+        found = self._until_idle(self._client.execute(code), is_wanted)
         idle = now()
         assert len(found) == count, len(found)
         return {"seconds": end - start, "idle": idle - start}
+
+    def run(self, code: str) -> None:
+        """Executes code that is not measured."""
+        self._until_idle(self._client.execute(code), lambda message: False)
 
     def _until_idle(self, msg_id: str, wanted: Any) -> list[dict[str, Any]]:
         found = []
@@ -121,7 +125,7 @@ class Floor:
 
 if __name__ == "__main__":
     floor = Floor()
-    commands = (floor.start, floor.execute, floor.prints, floor.displays)
+    commands = (floor.start, floor.execute, floor.prints, floor.flood, floor.run)
     try:
         serve({command.__name__: command for command in commands})
     finally:

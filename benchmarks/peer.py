@@ -1,6 +1,7 @@
 """A peer in a process of its own: our Python client."""
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,7 +11,7 @@ from benchmarks.workers import now, serve_async
 from sync.client import open_notebook
 from sync.client.executions import Execution
 from sync.client.notebook import Notebook
-from sync.core.binding import ROOT, ObjId
+from sync.core.binding import ROOT, ObjId, Replica
 
 
 class Peer:
@@ -57,7 +58,7 @@ class Peer:
         cpu = time.process_time() - before
         return {"samples": samples, "sent": sent, "done": done, "execution_ids": ids, "cpu": cpu}
 
-    async def flood(self, cell_id: str, last_line: str | None, outputs: int) -> dict[str, Any]:
+    async def flood(self, cell_id: str, last_line: str | None, outputs: int, texts: bool = True) -> dict[str, Any]:
         """Executes a cell once.
 
         Returns:
@@ -79,10 +80,88 @@ class Peer:
         return {
             "seconds": end - start,
             "result": now() - start,
-            "texts": [output.text for output in result.outputs],
+            "texts": [output.text for output in result.outputs] if texts else [],
             "data": [output.data for output in result.outputs],
             "cpu": time.process_time() - before,
         }
+
+    async def run(self, cell_id: str) -> None:
+        """Executes a cell that is not measured."""
+        result = await (await self._notebook.cell(cell_id).execute()).result()
+        assert result.status == "done", result
+
+    async def comms(self, cell_id: str, count: int) -> dict[str, float]:
+        """Executes a cell; {seconds: until the replica has so many comms; largest: bytes of the largest value}."""
+        seconds = await self._until(cell_id, lambda: self._replica.length(self._at(ROOT, "comms")) == count)
+        states = [comm["state"] for comm in self._notebook.runtime["comms"].values()]
+        sizes = [
+            value["size"] for state in states for value in state.values() if isinstance(value, dict) and "size" in value
+        ]
+        return {"seconds": seconds, "largest": max(sizes, default=0)}
+
+    async def trait(self, cell_id: str, model: str, trait: str, value: int) -> dict[str, float]:
+        """Executes a cell; {seconds: until a trait of the only widget of a model has a value}."""
+        comm_id = self._comm(model)
+
+        def is_there() -> bool:
+            found = self._replica.get(self._at(ROOT, "comms", comm_id, "state"), trait)
+            return found is not None and found[0] == value
+
+        return {"seconds": await self._until(cell_id, is_there)}
+
+    async def captured(self, cell_id: str, count: int) -> dict[str, float]:
+        """Executes a cell; {seconds: until the only Output widget has so many outputs}."""
+        comm_id = self._comm("OutputModel")
+        return {
+            "seconds": await self._until(
+                cell_id, lambda: self._replica.length(self._at(ROOT, "comms", comm_id, "outputs")) == count
+            )
+        }
+
+    async def load(self) -> float:
+        """Seconds to load both documents from what they are saved as, without any peer."""
+        saved = [self._notebook.notebook_replica.save(), self._replica.save()]
+        start = now()
+        for data in saved:
+            Replica.load(data)
+        return now() - start
+
+    async def _until(self, cell_id: str, is_there: Callable[[], bool]) -> float:
+        start = now()
+        execution = await self._notebook.cell(cell_id).execute()
+        await self._notebook.wait_for(is_there)
+        seconds = now() - start
+        result = await execution.result()
+        assert result.status == "done", result
+        assert is_there()
+        return seconds
+
+    def _comm(self, model: str) -> str:
+        (comm_id,) = [i for i, comm in self._notebook.runtime["comms"].items() if comm["model_name"] == model]
+        return str(comm_id)
+
+    @property
+    def _replica(self) -> Replica:
+        return self._notebook.runtime_replica
+
+    async def interrupt(self, cell_id: str, complete: str) -> dict[str, Any]:
+        """Executes a cell that prints much, asks for a completion, interrupts.
+
+        Returns:
+            {seconds: until the execution's end; status: interrupted, or done where the kernel swallowed the interrupt (it
+            came while a callback ran that ignores errors)}.
+        """
+        execution = await self._notebook.cell(cell_id).execute()
+        await self._notebook.wait_for(lambda: execution.status == "running" and self._notebook.cell(cell_id).outputs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._notebook.complete, complete, len(complete))
+            start = now()
+            await self._notebook.interrupt()
+            await self._notebook.wait_for(lambda: execution.status not in ("queued", "running"))
+            seconds = now() - start
+        result = await execution.result()
+        assert result.status in ("interrupted", "done"), result.status
+        return {"seconds": seconds, "status": result.status}
 
     async def start(self, cell_id: str) -> None:
         """Executes a cell and returns once it runs."""
@@ -121,7 +200,7 @@ class Peer:
 
 async def _main() -> None:
     peer = Peer()
-    commands = (peer.open, peer.close, peer.execute, peer.flood, peer.start, peer.finish, peer.save)
+    commands = [getattr(peer, name) for name in dir(Peer) if not name.startswith("_")]
     try:
         await serve_async({command.__name__: command for command in commands})
     finally:

@@ -1,11 +1,12 @@
 """The rows: each measures one promise of speed beside its floor, in the same run."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from benchmarks.bench import Bench, in_turn
 from benchmarks.daemon_under_test import Notebook
 from benchmarks.measuring import Spent, Watch, p50, summary
+from benchmarks.registry import compared, measured, per
 from benchmarks.report import Row
 from benchmarks.workers import now
 from tests.fakes.stock_peer import StockPeer, StockPeerError, open_stock_peer
@@ -23,16 +24,8 @@ TICK = "import time\nfor i in range({count}):\n    print(i, flush=True)\n    tim
 # Before anything is timed: kernels and daemon have then imported, compiled and cached what they will.
 WARM_UP = 30
 
-Measure = Callable[[Bench], Awaitable[list[Row]]]
-ROWS: dict[str, Measure] = {}
 
-
-def _row(measure: Measure) -> Measure:
-    ROWS[measure.__name__] = measure
-    return measure
-
-
-@_row
+@measured
 async def execute(bench: Bench) -> list[Row]:
     """`1+1` to `execution_done` at a peer that has the output."""
     rounds, count = 6, 60
@@ -54,10 +47,10 @@ async def execute(bench: Bench) -> list[Row]:
             return [1e3 * s for s in result["samples"]]
 
         pairs = await in_turn(rounds, at_floor, at_peer)
-        row = _compared("execute 1+1", "ms", pairs, goal=1.3)
+        row = compared("execute 1+1", "ms", pairs, goal=1.3)
         row.notes.append(f"p99 {row.details['ours']['p99']:.1f} ms, floor {row.details['floor']['p99']:.1f} ms")
         row.notes.append(
-            f"CPU per execution: daemon {_per(spent, rounds * count)}, peer {1e6 * sum(peer_cpu) / rounds / count:.0f} us"
+            f"CPU per execution: daemon {per(spent, rounds * count)}, peer {1e6 * sum(peer_cpu) / rounds / count:.0f} us"
         )
         rows = [row, *await _with_stock_peer(bench, notebook, _stock_execute, "execute 1+1, stock JS peer", row)]
     row.notes.append(await _split(bench))
@@ -92,7 +85,7 @@ async def _stock_execute(peer: StockPeer, notebook: Notebook) -> tuple[list[floa
     return samples[WARM_UP:], [f"{early} events before their state; the pipe to the JS process is in it"]
 
 
-@_row
+@measured
 async def flat(bench: Bench) -> list[Row]:
     """The thousandth execution costs what the first did, and a big notebook costs what a small one does."""
 
@@ -107,7 +100,7 @@ async def flat(bench: Bench) -> list[Row]:
         await bench.peer.call("execute", cell_id="add", count=800)
         last = await _milliseconds(bench, 100)
         after = await at_floor()
-    row = _compared("execution 900-1000 against 1-100", "ms", [(first, last)], goal=1.1)
+    row = compared("execution 900-1000 against 1-100", "ms", [(first, last)], goal=1.1)
     row.notes.append(f"the floor column is executions 1-100; jupyter_client itself: {after / before:.2f} x meanwhile")
     return [row, await _in_a_big_notebook(bench)]
 
@@ -122,12 +115,12 @@ async def _in_a_big_notebook(bench: Bench) -> Row:
             return await _milliseconds(bench, 50)
 
         pairs = await in_turn(4, lambda: at(small), lambda: at(big))
-    row = _compared("execute in a notebook of 500 cells", "ms", pairs, goal=1.1)
+    row = compared("execute in a notebook of 500 cells", "ms", pairs, goal=1.1)
     row.notes.append("the floor column is a notebook of one cell")
     return row
 
 
-@_row
+@measured
 async def idle_peers(bench: Bench) -> list[Row]:
     """Peers that are connected and look at something else; and, to inform, as many that watch the same notebook."""
     count, rounds = 50, 4
@@ -143,12 +136,12 @@ async def idle_peers(bench: Bench) -> list[Row]:
                 alone = await _milliseconds(bench, 50)
                 async with bench.crowd(count, watched):
                     pairs.append((alone, await _milliseconds(bench, 50)))
-            rows.append(_compared(name, "ms", pairs, goal=goal))
+            rows.append(compared(name, "ms", pairs, goal=goal))
             rows[-1].notes.append("the floor column is without them")
     return rows
 
 
-@_row
+@measured
 async def prints(bench: Bench) -> list[Row]:
     """10 000 flushed prints to the last line in the peer's document."""
     rounds = 3
@@ -173,10 +166,10 @@ async def prints(bench: Bench) -> list[Row]:
             assert result["texts"] == [PRINTED], f"{len(result['texts'])} outputs, or other lines"
             return [result["seconds"]]
 
-        row = _compared(f"{LINES} prints", "s", await in_turn(rounds, at_floor, at_peer), goal=1.2)
+        row = compared(f"{LINES} prints", "s", await in_turn(rounds, at_floor, at_peer), goal=1.2)
         row.notes.append(f"exact each time: 1 output, {LINES} lines (the floor's queues are lifted too, or it loses)")
         row.notes.append(
-            f"per line: daemon {_per(spent, rounds * LINES)}, peer {1e6 * sum(peer_cpu) / rounds / LINES:.0f} us;"
+            f"per line: daemon {per(spent, rounds * LINES)}, peer {1e6 * sum(peer_cpu) / rounds / LINES:.0f} us;"
             f" commits {sum(commits) // rounds}"
         )
         return [row, *await _with_stock_peer(bench, notebook, _stock_prints, f"{LINES} prints, stock JS peer", row)]
@@ -193,7 +186,7 @@ async def _stock_prints(peer: StockPeer, notebook: Notebook) -> tuple[list[float
     return [seconds], ["one run, to execution_done"]
 
 
-@_row
+@measured
 async def displays(bench: Bench) -> list[Row]:
     """1 000 display_data to the last of them in the peer's document."""
     rounds = 5
@@ -202,7 +195,9 @@ async def displays(bench: Bench) -> list[Row]:
     expected = [f"<b>value {i}</b>" for i in range(DISPLAYS)]
 
     async def at_floor() -> list[float]:
-        return [1e3 * (await bench.floor.call("displays", code=DISPLAY, count=DISPLAYS))["seconds"]]
+        return [
+            1e3 * (await bench.floor.call("flood", code=DISPLAY, msg_type="display_data", count=DISPLAYS))["seconds"]
+        ]
 
     async with bench.notebook({"displays": DISPLAY}):
         await bench.peer.call("flood", cell_id="displays", last_line=None, outputs=DISPLAYS)
@@ -216,14 +211,14 @@ async def displays(bench: Bench) -> list[Row]:
             assert [data["text/html"] for data in result["data"]] == expected
             return [1e3 * result["seconds"]]
 
-        row = _compared(f"{DISPLAYS} display_data", "ms", await in_turn(rounds, at_floor, at_peer), goal=1.5)
+        row = compared(f"{DISPLAYS} display_data", "ms", await in_turn(rounds, at_floor, at_peer), goal=1.5)
         row.notes.append(
-            f"per output: daemon {_per(spent, rounds * DISPLAYS)}, peer {1e6 * sum(peer_cpu) / rounds / DISPLAYS:.0f} us"
+            f"per output: daemon {per(spent, rounds * DISPLAYS)}, peer {1e6 * sum(peer_cpu) / rounds / DISPLAYS:.0f} us"
         )
         return [row]
 
 
-@_row
+@measured
 async def hundred_peers(bench: Bench) -> list[Row]:
     """What a commit costs the daemon for each of 100 peers, their acknowledgements included."""
     count, seconds = 100, 5
@@ -251,7 +246,7 @@ async def hundred_peers(bench: Bench) -> list[Row]:
     return rows
 
 
-@_row
+@measured
 async def pauses(bench: Bench) -> list[Row]:
     """The longest step of a task in the daemon's loop, in what the other rows do and with a big notebook."""
     rows: list[Row] = []
@@ -291,19 +286,6 @@ async def pauses(bench: Bench) -> list[Row]:
     return rows
 
 
-def _compared(
-    name: str, unit: str, pairs: Sequence[tuple[Sequence[float], Sequence[float]]], *, goal: float | None
-) -> Row:
-    """Median against median of all rounds; the spread is of the rounds' own."""
-    floor = [sample for samples, _ in pairs for sample in samples]
-    ours = [sample for _, samples in pairs for sample in samples]
-    ratios = [p50(second) / p50(first) for first, second in pairs]
-    row = Row(name, unit, p50(ours), p50(floor), goal=goal)
-    row.spread = (min(ratios), max(ratios)) if len(ratios) > 1 else None
-    row.details = {"floor": summary(floor), "ours": summary(ours), "ratios": ratios}
-    return row
-
-
 async def _milliseconds(bench: Bench, count: int) -> list[float]:
     result = await bench.peer.call("execute", cell_id="add", count=count)
     return [1e3 * seconds for seconds in result["samples"]]
@@ -328,11 +310,3 @@ async def _with_stock_peer(
     row = Row(name, beside.unit, p50(samples), beside.floor, notes=notes)
     row.details = {"ours": summary(samples)}
     return [row]
-
-
-def _per(spent: Sequence[Spent], count: int) -> str:
-    running = [one.running for one in spent if one.running is not None]
-    waiting = [one.waiting for one in spent if one.waiting is not None]
-    if not running:
-        return "not known here"
-    return f"{1e6 * sum(running) / count:.0f} us (and {1e6 * sum(waiting) / count:.0f} us ready without a core)"
