@@ -4,7 +4,6 @@ A notebook without a kernel shows its widgets as they last were. They are comms 
 knows of them: they go when no cell that came from the file shows them any more.
 """
 
-import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,11 +17,10 @@ from sync.core.limits import MAX_ID_CHARS
 from sync.core.outputs import DisplayOutput, Output
 from sync.core.plain import is_key
 from sync.core.value_reading import InvalidValue, Load, decode_manifest, decode_value
+from sync.core.widget_tree import references_of, references_within
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
-_REFERENCE = re.compile(r"IPY_MODEL_(.+)", re.DOTALL)
-_REFERENCES = re.compile(rb'"IPY_MODEL_([^"\\]+)"')
 # Their models have no view: they act on the models that they name.
 _LINK_SUFFIX = "LinkModel"
 
@@ -54,7 +52,7 @@ class SavedWidgets:
         """Takes a widget of the file; False if it has one with this id."""
         if comm.comm_id in self._references:
             return False
-        found = set(_references(comm.state)).union(*map(view_of, comm.outputs or ()))
+        found = set(references_within(comm.state)).union(*map(view_of, comm.outputs or ()))
         self._references[comm.comm_id] = frozenset(found)
         if comm.model_name.endswith(_LINK_SUFFIX):
             self._links.add(comm.comm_id)
@@ -172,20 +170,8 @@ def _children_first(loaded: Mapping[str, LoadedComm]) -> Iterator[str]:
             elif comm_id not in done:
                 done.add(comm_id)
                 pending.append((comm_id, True))
-                pending.extend((child, False) for child in _references(loaded[comm_id].state) if child in loaded)
-
-
-def _references(value: Any) -> Iterator[str]:
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
-            if found := _REFERENCE.fullmatch(item):
-                yield found[1]
-        elif isinstance(item, dict):
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
+                children = [child for child in references_within(loaded[comm_id].state) if child in loaded]
+                pending.extend((child, False) for child in reversed(children))
 
 
 # To the file.
@@ -210,12 +196,7 @@ def references_in(entry: Mapping[str, Any], blobs: Mapping[str, bytes]) -> set[s
     """The comms that an entry of the document refers to: by its traits, and by views among captured outputs."""
     found = set(views_in(entry.get("outputs", ())))
     for value in entry["state"].values():
-        if isinstance(value, str):
-            found.update(_references(value))
-        elif isinstance(value, Mapping):
-            text = value.get("json")
-            data = text.encode() if isinstance(text, str) else blobs.get(str(value.get("blob")), b"")
-            found.update(match.decode(errors="replace") for match in _REFERENCES.findall(data))
+        found.update(references_of(value, blobs))
     return found
 
 

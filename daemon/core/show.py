@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.client.outputs import BlobRef, Output
+from sync.client.blob_refs import BlobRef
+from sync.client.outputs import Output
 
 # A table of a thousand rows is in the notebook; here a person wants to see that it is there.
 MAX_LINES = 40

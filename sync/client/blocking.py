@@ -3,109 +3,18 @@
 A Trio loop runs in a thread of its own and holds the notebook; every call, also every read, is carried out there.
 """
 
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import trio
-
+from sync.client.blocking_events import BlockingEvents
+from sync.client.blocking_widgets import BlockingWidgets
 from sync.client.cell import Cell
-from sync.client.errors import ConnectionLost, SyncTimeout
-from sync.client.events import EventStream
 from sync.client.executions import Execution, Result
-from sync.client.notebook import Notebook
-from sync.client.opening import open_notebook
+from sync.client.loop import Loop
 from sync.client.outputs import Output
-from sync.core.client_session import Event
 from sync.core.notebook_schema import CellType
-
-Returned = TypeVar("Returned")
-
-
-class _Loop:
-    """A Trio loop in a thread, with one open notebook in it."""
-
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        self.notebook: Notebook
-        self._error: Exception | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._scope = trio.CancelScope()
-        self._settled = threading.Event()
-        # A daemon thread: a program that forgets to close its notebook ends all the same.
-        self._thread = threading.Thread(
-            target=trio.run, args=(self._main, url, options), name="notebookd client", daemon=True
-        )
-        self._thread.start()
-        try:
-            self._settled.wait()
-        except BaseException:  # Ctrl-C: nobody will close what is being opened
-            self.close()
-            raise
-        if self._error is not None:
-            raise self._error
-
-    async def _main(self, url: str, options: Mapping[str, Any]) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._stop = trio.Event()
-        try:
-            with self._scope:
-                async with open_notebook(url, **options) as self.notebook:
-                    self._settled.set()
-                    await self._stop.wait()
-        except Exception as error:
-            # Handed to the thread that waits for the opening, or that closes.
-            self._error = error
-        finally:
-            self._settled.set()
-
-    def run(self, function: Callable[[], Awaitable[Returned]], timeout: float | None = None) -> Returned:
-        """Awaits something in the loop.
-
-        Raises:
-            SyncTimeout: it took longer than `timeout` seconds.
-            ConnectionLost: the notebook is closed.
-        """
-        scope = trio.CancelScope()
-
-        async def run() -> Returned:
-            if timeout is not None:
-                scope.deadline = trio.current_time() + timeout
-            with scope:
-                return await function()
-            raise SyncTimeout(f"not within {timeout} s")
-
-        try:
-            return trio.from_thread.run(run, trio_token=self._token)
-        except (trio.RunFinishedError, trio.Cancelled):
-            # Not a task of ours that was cancelled: the loop has ended under this thread, which is in none.
-            raise ConnectionLost("the notebook is closed") from None  # noqa: ASYNC104  # see above
-        except KeyboardInterrupt:
-            self._soon(scope.cancel)
-            raise
-
-    def read(self, function: Callable[[], Returned]) -> Returned:
-        """Calls something in the loop."""
-        try:
-            return trio.from_thread.run_sync(function, trio_token=self._token)
-        except (trio.RunFinishedError, trio.Cancelled):
-            raise ConnectionLost("the notebook is closed") from None  # noqa: ASYNC104  # as in `run`
-
-    def close(self) -> None:
-        """Ends the loop; an error of the end is raised."""
-        if self._token is not None:
-            self._soon(self._stop.set if hasattr(self, "notebook") else self._scope.cancel)
-        self._thread.join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _soon(self, function: Callable[[], object]) -> None:
-        assert self._token is not None
-        with suppress(trio.RunFinishedError):  # nobody is left to be told
-            self._token.run_sync_soon(function)
 
 
 class BlockingNotebook:
@@ -115,7 +24,7 @@ class BlockingNotebook:
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._loop = _Loop(url, options)
+        self._loop = Loop(url, options)
         self._nb = self._loop.notebook
         self.url = self._nb.url
 
@@ -194,6 +103,10 @@ class BlockingNotebook:
         cell = self._loop.read(lambda: self._nb.add_cell(source, cell_type, **places, metadata=metadata))
         return BlockingCell(self._loop, cell)
 
+    def get_widgets(self) -> BlockingWidgets:
+        """The widgets that are open now, blobs loaded."""
+        return BlockingWidgets(self._loop, self._loop.run(self._nb.get_widgets))
+
     # --- Executions and the kernel
 
     def run_all(self, *, stop_on_error: bool = True) -> "list[BlockingExecution]":
@@ -256,7 +169,7 @@ class BlockingNotebook:
         """Returns when the daemon holds all edits made here, and this client all that the daemon held at its answer."""
         self._loop.run(lambda: self._nb.confirm_sync(timeout))
 
-    def events(self) -> "BlockingEvents":
+    def events(self) -> BlockingEvents:
         """The events from now on, as `for event in nb.events()`."""
         return BlockingEvents(self._loop, self._loop.read(self._nb.events))
 
@@ -279,7 +192,7 @@ class BlockingNotebook:
 class BlockingCell:
     """One cell; see `Cell`."""
 
-    def __init__(self, loop: _Loop, cell: Cell) -> None:
+    def __init__(self, loop: Loop, cell: Cell) -> None:
         self.id = cell.id
         self._loop = loop
         self._cell = cell
@@ -343,7 +256,7 @@ class BlockingCell:
 class BlockingExecution:
     """One run of one cell; see `Execution`."""
 
-    def __init__(self, loop: _Loop, execution: Execution) -> None:
+    def __init__(self, loop: Loop, execution: Execution) -> None:
         self.id = execution.id
         self.cell_id = execution.cell_id
         self._loop = loop
@@ -364,27 +277,6 @@ class BlockingExecution:
     def cancel(self) -> str:
         """Takes it out of the queue; returns its status."""
         return self._loop.run(self._execution.cancel)
-
-
-class BlockingEvents:
-    """Events, one at a time; see `EventStream`."""
-
-    def __init__(self, loop: _Loop, stream: EventStream) -> None:
-        self._loop = loop
-        self._stream = stream
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Event:
-        try:
-            return self._loop.run(self._stream.__anext__)
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """The consumer has heard enough; the iteration ends."""
-        self._loop.read(self._stream.close)
 
 
 def _id(cell: BlockingCell | str | None) -> str | None:

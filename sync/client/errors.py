@@ -28,6 +28,10 @@ class RequestFailed(NotebookError):
         self.data = dict(data)
 
 
+class WidgetClosed(NotebookError):
+    """The widget is not there any more: it was closed, or its kernel has ended."""
+
+
 class SyncTimeout(NotebookError):
     """The daemon and this client did not come to the same state in time."""
 

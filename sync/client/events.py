@@ -19,9 +19,16 @@ class EventStream:
 
     It ends when the notebook is closed; where the connection was given up it raises what ended it. At most 1 000 events
     wait; of more, the oldest are dropped, which leaves a gap in `event.seq`.
+
+    Args:
+        ended_by: what ended the connection for good, if something did.
+        wanted: which events count; all by default.
     """
 
-    def __init__(self, ended_by: Callable[[], NotebookError | None]) -> None:
+    def __init__(
+        self, ended_by: Callable[[], NotebookError | None], wanted: Callable[[Event], bool] | None = None
+    ) -> None:
+        self._wanted = wanted
         self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
         self._ended_by = ended_by
         self._closed = False
@@ -29,8 +36,9 @@ class EventStream:
 
     def push(self, event: Event) -> None:
         """One more event."""
-        self._waiting.append(event)
-        self._arrived.set()
+        if self._wanted is None or self._wanted(event):
+            self._waiting.append(event)
+            self._arrived.set()
 
     def end(self, *, quietly: bool) -> None:
         """No more events will come; `quietly`: as it was meant."""

@@ -86,12 +86,16 @@ class DaemonHttp:
             self._cache.move_to_end(blob)
             return data
         data = (await self._send("GET", f"/blobs/{blob}")).content
+        self.keep(blob, data)
+        return data
+
+    def keep(self, blob: str, data: bytes) -> None:
+        """Has these bytes at hand for a while."""
         if blob not in self._cache:
             self._cache[blob] = data
             self._cached_bytes += len(data)
             while self._cached_bytes > CACHE_BYTES:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
-        return data
 
     async def read_blobs(self, blobs: Iterable[str]) -> dict[str, bytes]:
         """Those of these blobs that the daemon has.

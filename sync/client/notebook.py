@@ -15,7 +15,9 @@ from sync.client.events import EventStream
 from sync.client.executions import Execution, OpenExecutions
 from sync.client.http import DaemonHttp
 from sync.client.kernel_requests import KernelRequests
+from sync.client.open_widgets import OpenWidgets
 from sync.client.outputs import Output, decode_output, missing_blobs
+from sync.client.widgets import Widgets
 from sync.core import notebook_schema
 from sync.core.binding import ROOT, Replica, Transaction
 from sync.core.cell_order import Placed, place, read_order
@@ -46,6 +48,7 @@ class Notebook(KernelRequests):
         self._http = http
         self._connection: Connection
         self._executions = OpenExecutions(self)
+        self._open_widgets = OpenWidgets(self, http)
         self._streams: WeakSet[EventStream] = WeakSet()
         self._ordered: tuple[object, list[Placed]] | None = None
         # Why the documents do not arrive.
@@ -208,6 +211,12 @@ class Notebook(KernelRequests):
         """Outputs with those of their blobs that are at hand."""
         return [decode_output(manifest, self._http.cached, self._http.read_blob) for manifest in manifests]
 
+    # --- Widgets
+
+    def get_widgets(self) -> Widgets:
+        """The widgets that are open now; `await nb.get_widgets()` loads their blobs, too."""
+        return Widgets(self, self._http, self._open_widgets)
+
     # --- Executions
 
     async def execute(self, cell: "Cell") -> Execution:
@@ -287,9 +296,7 @@ class Notebook(KernelRequests):
 
     def events(self) -> EventStream:
         """The events from now on, as `async for event in nb.events()`; see `EventStream` for their bound."""
-        stream = EventStream(self._connection.ended_by)
-        self._streams.add(stream)
-        return stream
+        return self.hear()
 
     async def wait_for(self, predicate: Callable[[], Any]) -> Any:
         """Waits until `predicate()` is true, looking again after each change of the documents, and returns its value.
@@ -326,6 +333,7 @@ class Notebook(KernelRequests):
         """One read was applied, and its events were heard."""
         if received.runtime_moved and self._session.runtime is not None:
             self._executions.runtime_moved()
+            self._open_widgets.look()
         if received.refusal is not None:
             self.refusal = request_failed(received.refusal)
         if self.is_unavailable:
@@ -336,6 +344,25 @@ class Notebook(KernelRequests):
         self._executions.fail(lambda: self._connection.ended_by() or ConnectionLost("the notebook is closed"))
         for stream in self._streams:
             stream.end(quietly=self._connection.closed)
+
+    def hear(self, wanted: Callable[[Event], bool] | None = None) -> EventStream:
+        """The events from now on that are wanted."""
+        stream = EventStream(self._connection.ended_by, wanted)
+        self._streams.add(stream)
+        return stream
+
+    async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Asks the daemon, behind all that was asked before (docs/wire.md, "Requests").
+
+        Raises:
+            RequestFailed: the daemon says no.
+            ConnectionLost: there is no connection, or it broke before the answer came.
+        """
+        return await self._connection.request(method, params)
+
+    def touch(self) -> None:
+        """Lets everyone who waits for a change look again."""
+        self._connection.changed()
 
     def after_events(self, then: Callable[[], None]) -> None:
         """Calls `then` when all that the daemon has said so far was heard, or never will be."""

@@ -1,31 +1,11 @@
 """Outputs as a program reads them: manifests whose values are what they stand for, or say where to get it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sync.client.blob_refs import BlobRef, ReadBlob, blob_refs
 from sync.core.value_reading import InvalidValue, blob_hashes, decode_value
-
-ReadBlob = Callable[[str], Awaitable[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class BlobRef:
-    """A value that is not here: `size` bytes at the daemon, under their SHA-256."""
-
-    hash: str
-    size: int
-    media_type: str
-    _read: ReadBlob = field(repr=False, compare=False)
-
-    async def read(self) -> bytes:
-        """The bytes, from the daemon.
-
-        Raises:
-            ConnectionLost: it can't be reached.
-            RequestFailed: it does not have them any more.
-        """
-        return await self._read(self.hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +111,7 @@ class _Values:
         try:
             return decode_value(value, self._load)
         except _NotLoaded:
-            for reference in self._references(value):
+            for reference in blob_refs(value, self._read):
                 if reference.hash not in self._loaded:
                     self.unloaded[reference.hash] = reference
             return default
@@ -140,24 +120,12 @@ class _Values:
 
     def reference(self, value: Any) -> BlobRef | None:
         """The blob that is the whole value, if it is one."""
-        return next(self._references(value), None)
+        return next(blob_refs(value, self._read), None)
 
     def _load(self, blob: str) -> bytes:
         if blob not in self._loaded:
             raise _NotLoaded
         return self._loaded[blob]
-
-    def _references(self, value: Any) -> Iterator[BlobRef]:
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, Mapping):
-                for blob in blob_hashes({"blob": item.get("blob")}):
-                    size = _optional(item.get("size"), int) or 0
-                    media_type = _optional(item.get("media_type"), str) or "application/octet-stream"
-                    yield BlobRef(blob, size, media_type, self._read)
-                buffers = item.get("buffers")
-                pending.extend(buffers if isinstance(buffers, list) else ())
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from sync.core.binding import ROOT, Kind, ObjId, Reader
+from sync.core.binding import ROOT, Found, Kind, ObjId, Reader
 from sync.core.identifiers import Heads
 from sync.core.limits import MAX_DOCUMENT_OPS
 from sync.core.mutations import (
@@ -41,6 +41,14 @@ def read_cell(reader: Reader, cell_id: str, heads: Heads | None = None) -> dict[
 def read_comm(reader: Reader, comm_id: str, heads: Heads | None = None) -> dict[str, Any] | None:
     """`comms[comm_id]` with its state, None if there is no such comm."""
     return _read_entry(reader, "comms", comm_id, heads)
+
+
+def find(reader: Reader, *path: str) -> Found | None:
+    """What stands at a path of maps, for `read_found`; None if nothing does."""
+    found: Found | None = (Kind.MAP, ROOT)
+    for key in path:
+        found = None if found is None or found[0] is not Kind.MAP else reader.get(found[1], key)
+    return found
 
 
 def read_kernel_log(reader: Reader, heads: Heads | None = None) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def decode_value(value: Value, load: Load) -> Any:
     if isinstance(text, str):
         decoded = _parse(text)
     else:
-        reference = _hash_of(value)
+        reference = blob_hash(value)
         if reference is None:
             raise InvalidValue("neither a blob nor JSON text")
         data = load(reference)
@@ -126,7 +126,7 @@ def blob_hashes(value: object) -> Iterator[str]:
     while pending:
         item = pending.pop()
         if isinstance(item, Mapping):
-            reference = _hash_of(item)
+            reference = blob_hash(item)
             if reference is not None:
                 yield reference
             pending.extend(item.values())
@@ -134,7 +134,8 @@ def blob_hashes(value: object) -> Iterator[str]:
             pending.extend(item)
 
 
-def _hash_of(value: Mapping[str, Any]) -> str | None:
+def blob_hash(value: Mapping[str, Any]) -> str | None:
+    """The hash of the blob that a value is in, None if it is in none; buffers of a composite are others."""
     reference = value.get("blob")
     return reference if isinstance(reference, str) and _HASH.fullmatch(reference) else None
 
@@ -155,7 +156,7 @@ def _with_buffers(decoded: Any, buffers: Iterable[Any], load: Load) -> Any:
     for buffer in buffers:
         if not isinstance(buffer, Mapping):
             continue
-        path, reference = buffer.get("path"), _hash_of(buffer)
+        path, reference = buffer.get("path"), blob_hash(buffer)
         if not isinstance(path, Sequence) or not 0 < len(path) <= MAX_DEPTH or reference is None:
             continue
         container = decoded
