@@ -1,4 +1,4 @@
-"""A wire that a test can cut: a TCP proxy on 127.0.0.1."""
+"""A wire that a test can cut or hold: a TCP proxy on 127.0.0.1."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +18,8 @@ class Wire:
         self._streams: set[trio.SocketStream] = set()
         self.is_cut = False
         self.connections = 0
+        self._flows = trio.Event()
+        self._flows.set()
 
     def cut(self) -> None:
         """Breaks all connections; new ones break at once, until `mend`."""
@@ -27,6 +29,13 @@ class Wire:
 
     def mend(self) -> None:
         self.is_cut = False
+
+    def hold(self) -> None:
+        """Takes nothing more from the server, as a client that does not read, until `flow`; what it had taken arrives."""
+        self._flows = trio.Event()
+
+    def flow(self) -> None:
+        self._flows.set()
 
     async def serve(self, inner: trio.SocketStream) -> None:
         self.connections += 1
@@ -40,11 +49,18 @@ class Wire:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_copy, inner, outer, nursery.cancel_scope)
-                    nursery.start_soon(_copy, outer, inner, nursery.cancel_scope)
+                    nursery.start_soon(self._to_client, outer, inner, nursery.cancel_scope)
             finally:
                 self._streams -= both
                 for stream in both:
                     stream.socket.close()
+
+    async def _to_client(self, server: trio.SocketStream, client: trio.SocketStream, both: trio.CancelScope) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in server:
+                await self._flows.wait()
+                await client.send_all(data)
+        both.cancel()
 
 
 async def _copy(source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope) -> None:
