@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sync.core.binding import Reader
+from sync.core.binding import Kind, Reader
 from sync.core.plain import read_found
 from sync.core.prepared import Value
 from sync.core.runtime_reading import entry_ids, find
@@ -25,12 +25,12 @@ _FIELDS = ("target_name", "model_module", "model_name", "order", "state")
 
 def read_widget(reader: Reader, comm_id: str) -> dict[str, Any] | None:
     """`comms[comm_id]` without its outputs; None if there is no such comm, or it is no widget."""
-    target = find(reader, "comms", comm_id, "target_name")
-    if target is None or target[0] != WIDGET_TARGET:
+    found = find(reader, "comms", comm_id)
+    if found is None or found[0] is not Kind.MAP:
         return None
-    found = {name: find(reader, "comms", comm_id, name) for name in _FIELDS}
-    entry = {name: read_found(reader, one) for name, one in found.items() if one is not None}
-    return entry if isinstance(entry.get("state"), dict) else None
+    fields = {name: reader.get(found[1], name) for name in _FIELDS}
+    entry = {name: read_found(reader, field) for name, field in fields.items() if field is not None}
+    return entry if entry.get("target_name") == WIDGET_TARGET and isinstance(entry.get("state"), dict) else None
 
 
 def read_widgets(reader: Reader) -> dict[str, dict[str, Any]]:
