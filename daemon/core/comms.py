@@ -19,8 +19,8 @@ from sync.core.limits import MAX_ID_CHARS, MIB
 from sync.core.mutations import OpenComm
 from sync.core.plain import is_key
 from sync.core.value_writing import MAX_KEY_CHARS, MAX_KEYS
+from sync.core.widget_tree import WIDGET_TARGET
 
-WIDGET_TARGET: Final = "jupyter.widget"
 # Null there means "the theme's value"; a slider's Layout has 40 of them.
 _SPARSE_SUFFIXES: Final = ("LayoutModel", "StyleModel")
 # The only copy of these is `comms[id].outputs`, and the capture.

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.core.comm_buffers import State, join_buffers, split_buffers
-from daemon.core.comms import MAX_COMMS, OUTPUT_TRAITS, WIDGET_TARGET, Comm
+from daemon.core.comms import MAX_COMMS, OUTPUT_TRAITS, Comm
 from daemon.core.notebook_file import parse_output
 from sync.core.limits import MAX_ID_CHARS
 from sync.core.outputs import DisplayOutput, Output
 from sync.core.plain import is_key
 from sync.core.value_reading import InvalidValue, Load, decode_manifest, decode_value
-from sync.core.widget_tree import references_of, references_within
+from sync.core.widget_tree import WIDGET_TARGET, references_of, references_within
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 

@@ -1,9 +1,12 @@
-"""Manifests as a program reads them, with and without their blobs."""
+"""Manifests and traits as a program reads them, with and without their blobs."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from sync.client.outputs import BlobRef, Output, decode_output, missing_blobs
+from sync.client.blob_refs import BlobRef, decode_trait
+from sync.client.outputs import Output, decode_output, missing_blobs
 from sync.core.outputs import DisplayOutput, ErrorOutput, StreamOutput
+from sync.core.value_writing import Encoder
 from sync.core.values import build_manifest
 
 
@@ -74,3 +77,29 @@ def test_nonsense_reads_as_empty() -> None:
         output = decode_output(manifest, {}, nothing)
         assert (output.text or output.evalue or "") in ("", ": ")
         assert output.unloaded == ()
+
+
+def test_a_trait_has_its_bytes_where_they_are_here_and_says_where_the_others_are() -> None:
+    encoder = Encoder()
+    many = [f"IPY_MODEL_{number}" for number in range(200)]
+    value = encoder.traits({"n": 3, "none": None, "raw": b"ab", "many": many, "mixed": {"a": [b"ab", b"cd"], "b": 1}})
+    blobs = {blob.hash: blob.data for blob in encoder.blobs}
+
+    def decoded(loaded: Mapping[str, bytes]) -> dict[str, Any]:
+        return {name: decode_trait(trait, loaded, nothing) for name, trait in value.items()}
+
+    whole = {"n": 3, "none": None, "raw": b"ab", "many": many, "mixed": {"a": [b"ab", b"cd"], "b": 1}}
+    assert decoded(blobs) == whole
+    [ab] = [blob for blob, data in blobs.items() if data == b"ab"]
+    some = decoded({ab: b"ab"})
+    assert (some["n"], some["none"], some["raw"]) == (3, None, b"ab")
+    assert isinstance(some["many"], BlobRef)
+    assert (some["many"].media_type, some["many"].size) == ("application/json", len(blobs[some["many"].hash]))
+    assert some["mixed"]["a"][0] == b"ab"
+    assert isinstance(some["mixed"]["a"][1], BlobRef)
+    assert isinstance(decoded({})["raw"], BlobRef)
+
+
+def test_a_trait_that_has_no_known_shape_reads_as_none() -> None:
+    for nonsense in ({}, {"json": "["}, {"blob": "x"}, {"json": 3, "buffers": [{"path": ["a"]}]}):
+        assert decode_trait(nonsense, {}, nothing) is None
