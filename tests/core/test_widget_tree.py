@@ -1,13 +1,8 @@
-"""Widgets read from a runtime document: what they are, what they refer to, and the values that a client sets itself."""
+"""Widgets read from a runtime document: what they are, and what they refer to."""
 
-from collections import deque
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from sync.core.mutations import CloseComm, OpenComm, SetCommState
-from sync.core.own_values import OwnValues
+from sync.core.mutations import CloseComm, OpenComm
 from sync.core.widget_tree import find_roots, read_widget, read_widgets, references_of, references_within
 from tests.fakes.runtime_document import RuntimeDocument
 
@@ -94,44 +89,3 @@ def test_a_root_is_what_no_other_refers_to() -> None:
     ]
     assert find_roots({"a": ["b"], "b": ["a"], "alone": []}) == ["alone"]
     assert find_roots({}) == []
-
-
-# --- A client's own values
-
-
-def test_an_own_value_stands_until_its_last_request_is_answered() -> None:
-    own = OwnValues()
-    own.hold("s", {"value": 1})
-    own.hold("s", {"value": 2, "max": 9})
-    assert own.of("s") == {"value": 2, "max": 9}
-    own.release("s", ["value"])
-    assert own.of("s") == {"value": 2, "max": 9}
-    own.release("s", ["value", "max"])
-    assert own.of("s") == own.of("other") == {}
-
-
-@given(steps=st.lists(st.sampled_from(["set", "commit", "answer"]), max_size=40))
-def test_whoever_sets_never_sees_an_older_value(steps: list[str]) -> None:
-    """A daemon that commits and answers whenever it likes; what the one who counts up sees must not go down."""
-    document = RuntimeDocument()
-    document.commit([opened("s", 1, "IntSlider", value=0)])
-    own = OwnValues()
-    asked: deque[int] = deque()
-    committed: deque[int] = deque()
-    seen, last = [0], 0
-    for step in steps:
-        if step == "set":
-            last += 1
-            own.hold("s", {"value": last})
-            asked.append(last)
-        elif step == "commit" and asked:
-            committed.append(asked.popleft())
-            document.commit([SetCommState("s", {"value": committed[-1]})])
-        elif step == "answer" and committed:
-            committed.popleft()
-            own.release("s", ["value"])
-        entry = read_widget(document.replica, "s")
-        assert entry is not None
-        seen.append({**entry["state"], **own.of("s")}["value"])
-    assert seen == sorted(seen)
-    assert bool(own.of("s")) == bool(asked or committed)
