@@ -1,6 +1,9 @@
 """The Python client's widgets: the real ipywidgets, a real daemon, and our client at both ends."""
 
 import base64
+import json
+import re
+import textwrap
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -283,17 +286,17 @@ async def test_a_drag_beyond_the_end_never_jumps_back(daemon: ServedDaemon) -> N
         async with trio.open_nursery() as nursery:
 
             async def look(at: Notebook, widget: Widget, into: list[int]) -> None:
-                await at.wait_for(lambda: into.append(widget.value) or (into[-1] == 100 and 199 in shown))  # type: ignore[func-returns-value]
+                await at.wait_for(lambda: into.append(widget.value) or (into[-1] == 100 and 200 in shown))  # type: ignore[func-returns-value]
 
             nursery.start_soon(look, nb, slider, shown)
             nursery.start_soon(look, other, watched, others)
             await trio.testing.wait_all_tasks_blocked()
             moved: list[int] = []
-            await drag(slider, range(1, 200), moved)
-            assert moved == list(range(1, 200)), "the hand sees its own value at once"
+            await drag(slider, range(1, 201), moved)
+            assert moved == list(range(1, 201)), "the hand sees its own value at once"
 
         # The kernel's 100 comes once, at the end.
-        corrected = shown.index(100, shown.index(199))
+        corrected = shown.index(100, shown.index(200))
         assert shown[:corrected] == sorted(shown[:corrected])
         assert set(shown[corrected:]) == {100}
         seen = [value for value in others if value != 100]
@@ -476,3 +479,19 @@ box
             assert not slider.exists
 
     await trio.to_thread.run_sync(use, daemon.root / f"{uuid4()}.ipynb")
+
+
+# --- What the docs say
+
+
+async def test_the_example_of_the_readme_runs(daemon: ServedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    (daemon.root / "analysis.ipynb").write_text(json.dumps(notebook_file([])))
+    [example] = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    code = "async def example(token):\n" + textwrap.indent(example, "    ")
+    scope: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:8889", daemon.url), scope)
+    await scope["example"](daemon.token)
+    first, models, last = capsys.readouterr().out.splitlines()
+    assert first == "done 45"
+    assert models == "['HBoxModel', 'IntSliderModel', 'LayoutModel', 'SliderStyleModel', 'LayoutModel']"
+    assert last.startswith("7 {")
