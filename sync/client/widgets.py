@@ -13,7 +13,7 @@ from sync.client.blob_refs import decode_trait
 from sync.client.errors import WidgetClosed
 from sync.client.events import EventStream
 from sync.client.open_widgets import NOTHING, OpenWidgets, Watch
-from sync.client.outputs import Output
+from sync.client.outputs import Output, decode_output
 from sync.core.prepared import Value
 from sync.core.value_reading import blob_hashes
 from sync.core.widget_tree import find_roots, read_widget, read_widgets, reference, references_of
@@ -88,6 +88,10 @@ class Widgets:
     def decode(self, value: Value) -> Any:
         """A trait, with the blobs that are at hand."""
         return decode_trait(value, self.at_hand(value), self._http.read_blob)
+
+    def decode_outputs(self, manifests: Sequence[Mapping[str, Any]]) -> list[Output]:
+        """Outputs, with the blobs that are at hand."""
+        return [decode_output(manifest, self.at_hand(manifest), self._http.read_blob) for manifest in manifests]
 
     async def load(self, state: Mapping[str, Value]) -> dict[str, Any]:
         """Traits, with all their blobs."""
@@ -201,7 +205,7 @@ class Widget(WidgetHandle):
     @property
     def outputs(self) -> list[Output]:
         """What it captured, if it is an Output widget; like a cell's. See also `load_outputs`."""
-        return self._notebook.decode_outputs(self.manifests())
+        return self._widgets.decode_outputs(self.manifests())
 
     async def load_outputs(self) -> list[Output]:
         """What it captured, with all its blobs."""
@@ -277,8 +281,8 @@ class Widget(WidgetHandle):
         watch = self._watches.get(trait)
         if watch is None:
             watch = self._watches[trait] = self._open.watch(self.id, trait, self._first.get(trait, NOTHING))
-        version = watch.returned
-        await self._notebook.wait_for(lambda: watch.version > version or not self.exists)
+        returned = watch.returned
+        await self._notebook.wait_for(lambda: watch.version > returned or not self.exists)
         version = watch.version
         value = await self.load(trait)
         watch.returned = max(version, watch.returned)
