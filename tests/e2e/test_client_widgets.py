@@ -218,21 +218,23 @@ box, up = w.HBox([s]), w.FileUpload()
 async def test_whoever_waits_for_a_change_hears_of_the_end(daemon: ServedDaemon) -> None:
     async with story(daemon, "a, b = w.Text(), w.Text()\nlast = w.Text()\n") as nb:
         first, second, third = nb.get_widgets().by_model["TextModel"]
-        heard: list[object] = []
+        heard: dict[str, object] = {}
 
         async def wait(widget: Widget) -> None:
             try:
-                heard.append(await widget.changed())
+                heard[widget.id] = await widget.changed()
             except WidgetClosed as error:
-                heard.append(error)
+                heard[widget.id] = type(error)
 
-        async with trio.open_nursery() as nursery:
-            for widget in (first, second, third):
-                nursery.start_soon(wait, widget)
-            await run(nb, "a.close()\nb.value = 'hello'")
-            await nb.wait_for(lambda: len(heard) == 2)
+        async with trio.open_nursery() as until_restart:
+            until_restart.start_soon(wait, third)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait, first)
+                nursery.start_soon(wait, second)
+                await run(nb, "a.close()\nb.value = 'hello'")
+            assert heard == {first.id: WidgetClosed, second.id: "hello"}
             await nb.restart()
-        assert sorted(map(type, heard), key=str) == [str, WidgetClosed, WidgetClosed]
+        assert heard[third.id] is WidgetClosed
         assert not any(widget.exists for widget in (first, second, third))
         with pytest.raises(RequestFailed) as failed:
             await third.set("x")

@@ -218,12 +218,14 @@ async def test_changes_are_waited_for_and_none_is_missed(daemon: ScriptedDaemon)
         async def hear(trait: str) -> None:
             heard.append((trait, await slider.changed(trait)))
 
-        async with trio.open_nursery() as nursery:
-            for trait in ("value", "value", "max", "width"):
-                nursery.start_soon(hear, trait)
-            await trio.testing.wait_all_tasks_blocked()
-            await change(daemon, nb, SetCommState("s", {"value": 5, "max": 20}))
-            await nb.wait_for(lambda: len(heard) == 3)
+        async with trio.open_nursery() as longer:
+            longer.start_soon(hear, "width")
+            async with trio.open_nursery() as nursery:
+                for trait in ("value", "value", "max"):
+                    nursery.start_soon(hear, trait)
+                await trio.testing.wait_all_tasks_blocked()
+                await change(daemon, nb, SetCommState("s", {"value": 5, "max": 20}))
+            assert len(heard) == 3
             await change(daemon, nb, SetCommState("s", {"width": None}))
         assert sorted(heard, key=str) == [("max", 20), ("value", 5), ("value", 5), ("width", None)]
         await slider.set(6)  # this daemon commits nothing
@@ -250,7 +252,7 @@ async def test_what_is_set_here_is_a_change_once(daemon: ScriptedDaemon) -> None
 
 async def test_who_waits_hears_that_the_widget_is_closed_or_the_connection_lost(daemon: ScriptedDaemon) -> None:
     daemon.change(comm("s", 1), comm("t", 2))
-    async with opened(daemon, reconnect_seconds=0) as nb, trio.open_nursery() as nursery:
+    async with opened(daemon, reconnect_seconds=0) as nb, trio.open_nursery() as longer:
         one, two = nb.get_widgets().by_id.values()
         ended = []
 
@@ -259,11 +261,12 @@ async def test_who_waits_hears_that_the_widget_is_closed_or_the_connection_lost(
                 await widget.changed()
             ended.append((widget.id, error.type))
 
-        nursery.start_soon(wait, one)
-        nursery.start_soon(wait, two)
-        await trio.testing.wait_all_tasks_blocked()
-        await change(daemon, nb, CloseComm("s"))
-        await nb.wait_for(lambda: ended == [("s", WidgetClosed)])
+        longer.start_soon(wait, two)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, one)
+            await trio.testing.wait_all_tasks_blocked()
+            await change(daemon, nb, CloseComm("s"))
+        assert ended == [("s", WidgetClosed)]
         with pytest.raises(WidgetClosed):
             await one.changed("another")
         daemon.drop()
