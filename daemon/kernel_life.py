@@ -58,6 +58,11 @@ class _Life:
             self._supervisor.runtime.receive(messages)
             self._supervisor.carry_out()
 
+    def reconnected(self) -> None:
+        if not self.given_up:
+            self._supervisor.runtime.reconnected()
+            self._supervisor.carry_out()
+
 
 @dataclass(eq=False)
 class Pending:
@@ -302,6 +307,7 @@ class KernelSupervisor:
                 env=self._env,
                 runtime_dir=self._runtime_dir,
                 ready_timeout=READY_SECONDS,
+                reconnected=life.reconnected,
                 task_status=task_status,
             )
             if self._life is life:

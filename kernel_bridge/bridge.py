@@ -96,6 +96,7 @@ async def run_kernel(
     runtime_dir: Path,
     ready_timeout: float = 60,
     record: Callable[[TraceEntry], None] | None = None,
+    reconnected: Callable[[], None] | None = None,
     task_status: trio.TaskStatus[Kernel] = trio.TASK_STATUS_IGNORED,
 ) -> KernelExit:
     """Launches a kernel and serves it until its process ended and all that it had sent went to the sink.
@@ -110,6 +111,7 @@ async def run_kernel(
         runtime_dir: for the connection file and sockets; made if missing.
         ready_timeout: seconds from its launch until it must have answered.
         record: gets what goes to the sink and what `Kernel.send` sends, for a trace; `at` is Trio's clock.
+        reconnected: called when a connection that broke was made again: messages on either way may be lost.
         task_status: gets the handle when the kernel has answered and its output cannot be missed any more.
 
     Raises:
@@ -122,7 +124,7 @@ async def run_kernel(
         except OSError as error:
             raise KernelLaunchFailed(f"cannot write the connection file: {error}") from error
         try:
-            return await _Bridge(spec, sink, directory, record).run(cwd, env, ready_timeout, task_status)
+            return await _Bridge(spec, sink, directory, record, reconnected).run(cwd, env, ready_timeout, task_status)
         except KernelLaunchFailed as error:
             taken = directory.info.transport == "tcp" and "address already in use" in error.stderr.lower()
             if not taken or attempt == PORT_ATTEMPTS:
@@ -149,11 +151,13 @@ class _Bridge:
         sink: KernelSink,
         directory: ConnectionDirectory,
         record: Callable[[TraceEntry], None] | None,
+        reconnected: Callable[[], None] | None,
     ) -> None:
         self._spec = spec
         self._sink = sink
         self._directory = directory
         self._record = record
+        self._tell_reconnected = reconnected
         self._signer = Signer(directory.info.key.encode())
         self._decoders: dict[Channel, MessageDecoder] = {
             channel: MessageDecoder(channel, self._signer) for channel in ("iopub", "shell", "control", "stdin")
@@ -307,12 +311,15 @@ class _Bridge:
         if not self._ready.is_set() and any(isinstance(item, KernelMessage) for item in decoded):
             self._note_progress(channel)
         if messages and self._failure is None:
-            try:
-                self._sink.receive(messages)
-            except Exception as error:  # fatal to this kernel alone; run_kernel raises it
-                failed = SinkFailed(f"the sink failed at a message of kernel {self._spec.name!r}")
-                failed.__cause__ = error
-                self._fail(failed)
+            self._tell(lambda: self._sink.receive(messages))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # fatal to this kernel alone; run_kernel raises it
+            failed = SinkFailed(f"the sink failed at a message of kernel {self._spec.name!r}")
+            failed.__cause__ = error
+            self._fail(failed)
 
     def _note_rejected(self, channel: Channel, rejected: Rejected) -> None:
         if self._decoders[channel].counts.rejected.total() <= _LOGGED_REJECTIONS:
@@ -358,6 +365,8 @@ class _Bridge:
             # The kernel's iopub queue has its limit again for a connection that is new.
             with suppress(KernelGone):  # its end follows
                 self._kernel.lift_send_queue()
+            if self._tell_reconnected is not None and self._failure is None:
+                self._tell(self._tell_reconnected)
 
     async def _heartbeat(self, socket: ZmqSocket) -> None:
         while True:

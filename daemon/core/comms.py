@@ -345,9 +345,11 @@ class CommRegistry:
             self._sends.append(SendComm(self._new_msg_id(), "comm_close", {"comm_id": comm_id, "data": dict(data)}))
         return closed
 
-    def request_info(self) -> None:
-        """Asks the kernel which comms are open."""
-        self._sends.append(SendComm(self._new_msg_id(), "comm_info_request", {}))
+    def request_info(self) -> str:
+        """Asks the kernel which comms are open; returns the question's msg_id."""
+        msg_id = self._new_msg_id()
+        self._sends.append(SendComm(msg_id, "comm_info_request", {}))
+        return msg_id
 
     # Inside.
 

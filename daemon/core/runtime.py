@@ -254,6 +254,14 @@ class Runtime(PendingBatch):
             self.emit("kernel_error", {"reason": reason, **error})
         self._wake(Urgency.URGENT)
 
+    def reconnected(self) -> None:
+        """The connection to the kernel broke and was made again: what either side said may be lost."""
+        if self._kernel_session is None:
+            return
+        self._note_comm(running=False)  # the idle of what ran may be lost; if it runs still, it only looks idle
+        self.widgets.reconnected()
+        self._take_widgets()
+
     def input_reply(self, request_id: str, value: str) -> bool:
         """Answers the pending input request; False if it is not (or no longer) that one."""
         pending = self._input
@@ -300,7 +308,7 @@ class Runtime(PendingBatch):
                 self.widgets.receive(message, self._cell_of(parent.msg_id))
                 self._take_widgets()
             case k.Reply() if parent.msg_type == "comm_info_request":
-                self._receive_comm_info(content)
+                self._receive_comm_info(content, parent)
             case _:
                 return
         if self.outputs.has_pending:
@@ -316,11 +324,14 @@ class Runtime(PendingBatch):
                 self._apply(self.queue.on_busy(parent.msg_id))
             elif state == "idle":
                 self._apply(self.queue.on_idle(parent.msg_id, self._monotonic()))
-        elif parent.msg_type.startswith("comm_"):
-            self._comm_running = state == "busy"
-            if self.queue.in_flight is None:
-                self._set_kernel_status("busy" if self._comm_running else "idle")
-                self._wake(Urgency.LAZY)
+        elif parent.msg_type in _COMM_MESSAGES:
+            self._note_comm(running=state == "busy")
+
+    def _note_comm(self, *, running: bool) -> None:
+        self._comm_running = running
+        if self.queue.in_flight is None:
+            self._set_kernel_status("busy" if running else "idle")
+            self._wake(Urgency.LAZY)
 
     def _receive_reply(self, reply: k.ExecuteReply, parent: k.Header) -> None:
         execution = self.queue.find(parent.msg_id)
@@ -352,11 +363,11 @@ class Runtime(PendingBatch):
             self.outputs.update_display(content.transient.display_id, content.data, content.metadata)
             self.widgets.captures.displays_updated()
 
-    def _receive_comm_info(self, content: k.Reply) -> None:
+    def _receive_comm_info(self, content: k.Reply, parent: k.Header) -> None:
         comms = content.raw.get("comms")
         if isinstance(comms, dict):
             targets = {comm_id: comm.get("target_name") for comm_id, comm in comms.items() if isinstance(comm, dict)}
-            self.widgets.reattached({i: name for i, name in targets.items() if isinstance(name, str)})
+            self.widgets.comm_info(parent.msg_id, {i: name for i, name in targets.items() if isinstance(name, str)})
             self._take_widgets()
 
     def _receive_input_request(self, content: k.InputRequest, message: k.KernelMessage) -> None:
@@ -508,6 +519,8 @@ def _remember(parents: OrderedDict[str, str], msg_id: str, cell_id: str) -> None
     while len(parents) > REMEMBERED_PARENTS:
         parents.popitem(last=False)
 
+
+_COMM_MESSAGES = frozenset({"comm_open", "comm_msg", "comm_close"})
 
 _STATUS_AFTER: dict[Loss, KernelStatus] = {
     "died": "dead",

@@ -8,6 +8,7 @@ from daemon.core.comm_changes import CommMutation
 from daemon.core.comms import OUTPUT_TRAITS, Comm, CommRegistry, SendComm, opening_state
 from daemon.core.output_widgets import OutputWidgets
 from daemon.core.outputs import OutputReducer
+from daemon.core.reattachment import Reattachment
 from daemon.core.saved_widgets import LoadedComm, SavedWidgets
 from kernel_bridge.core import messages as k
 from sync.core.mutations import KERNEL_LOG, OpenComm, Target
@@ -41,6 +42,7 @@ class Widgets:
         self.comms = CommRegistry(new_id, clock)
         self.captures = OutputWidgets(outputs, self.comms.send_update, new_id)
         self.saved = SavedWidgets()
+        self._reattachment = Reattachment(self.comms.request_info, clock)
         self.cells: dict[str, str] = {}
         self._clock = clock
         self._lost_at: float | None = None  # when what the kernel has not answered is lost
@@ -63,7 +65,8 @@ class Widgets:
     @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
-        return min((at for at in (self._lost_at, self.comms.deadline) if at is not None), default=None)
+        deadlines = (self._lost_at, self.comms.deadline, self._reattachment.deadline)
+        return min((at for at in deadlines if at is not None), default=None)
 
     def drain(self) -> list[CommMutation]:
         """What the document is to be told of comms, outputs aside."""
@@ -104,6 +107,7 @@ class Widgets:
         """The kernel is done with a message, ours or another's."""
         self.captures.answered(self.comms.idle(msg_id))
         self.captures.settle()
+        self._reattach(self._reattachment.idle(msg_id))
         self._say_troubles()
 
     def before_execution(self) -> None:
@@ -125,6 +129,7 @@ class Widgets:
     def expire(self) -> None:
         """The deadline passed: shows what waited for a pause, gives lost echoes up."""
         self.comms.release()
+        self._reattachment.expire()
         if self._lost_at is not None and self._clock() >= self._lost_at:
             self._lost_at = None
             self.captures.answered(self.comms.give_up(self._suspects))
@@ -134,13 +139,16 @@ class Widgets:
         self.captures.clear()
         self.comms.kernel_gone()
         self.cells.clear()
+        self._reattachment.end()
         self._lost_at = None
 
-    def reattached(self, targets: Mapping[str, str]) -> None:
-        """The connection to the kernel is new; `targets` are its open comms, as its comm_info_reply has them."""
-        self.captures.reattached()
-        for comm_id in self.comms.reattached(targets):
-            self._close(comm_id)
+    def reconnected(self) -> None:
+        """The connection to the kernel is new, and what was on its way may be lost: it is asked which comms it has."""
+        self._reattachment.begin()
+
+    def comm_info(self, msg_id: str, targets: Mapping[str, str]) -> None:
+        """The reply to a comm_info_request: target names by comm id."""
+        self._reattach(self._reattachment.replied(msg_id, targets))
 
     # From peers.
 
@@ -271,6 +279,12 @@ class Widgets:
     def _unload(self, comm_id: str) -> None:
         self.comms.changes.close(comm_id)
         self._outputs.forget(Target("comm", comm_id))
+
+    def _reattach(self, targets: Mapping[str, str] | None) -> None:
+        if targets is not None:
+            self.captures.reattached()
+            for comm_id in self.comms.reattached(targets):
+                self._close(comm_id)
 
     def _cell_of(self, send: SendComm) -> str | None:
         # What is printed while the kernel takes a list of outputs is a thread's: its cell can't be known.

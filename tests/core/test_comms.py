@@ -1,5 +1,6 @@
 """Who writes a widget's state, what of it reaches the kernel, and what of the kernel's word the document has."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import daemon.core.comms
 from daemon.core.comm_buffers import join_buffers, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
 from daemon.core.comms import QUIET_SECONDS, SendComm
+from daemon.core.reattachment import ASK_AGAIN_SECONDS
 from daemon.core.runtime import SendExecute
 from daemon.core.widgets import ECHO_GRACE_SECONDS
 from kernel_bridge.core import messages as k
@@ -443,29 +445,85 @@ def test_on_a_target_of_its_own_a_comm_says_what_it_likes() -> None:
     ]
 
 
-def test_after_a_new_connection_comms_are_as_the_kernel_says() -> None:
+def after_a_lost_connection() -> Notebook:
+    """A connection that took with it: an update of `s` either way, the end of `gone`, the opening of `new` and `out`."""
     notebook = Notebook()
     notebook.widget("s")
     notebook.widget("gone")
     notebook.set_by_peer("s", value=5)
     kernel = notebook.kernel
-    kernel.inbox.clear()
-    kernel.models["s"].state["value"] = 8
+    kernel.set("s", value=8)
+    kernel.close("gone")
     kernel.open("new", "IntSliderModel", {"value": 1})
     kernel.open_output("out")
-    kernel.said.clear()  # lost with the connection
-    notebook.runtime.widgets.comms.request_info()
-    notebook.runtime.take_widgets()
-    [asked] = notebook.collect()
+    notebook.reconnect()
+    return notebook
+
+
+def test_after_a_new_connection_comms_are_as_the_kernel_says() -> None:
+    notebook = after_a_lost_connection()
+    [asked] = [message for message in notebook.kernel.inbox if isinstance(message, SendComm)]
     assert (asked.msg_type, asked.content) == ("comm_info_request", {})
-    kernel.parent = k.Header(msg_id=asked.msg_id, msg_type="comm_info_request", session=SESSION)
-    comms = {comm_id: {"target_name": "jupyter.widget"} for comm_id in ("s", "new", "out")}
-    kernel.say(k.Reply(raw={"comms": comms}), channel="shell")
 
     document = notebook.settle()
     assert set(document.comms()) == {"s", "new", "out"}
     assert (document.state("s")["value"], document.state("new")["value"]) == (8, 1)
     assert document.outputs("comm", "out") == []
+    assert notebook.runtime.deadline is None
+    notebook.set_by_peer("s", value=9)
+    assert notebook.settle().state("s")["value"] == notebook.kernel.models["s"].state["value"] == 9
+
+
+def test_a_kernel_is_asked_again_until_what_it_publishes_is_heard() -> None:
+    notebook = after_a_lost_connection()
+    for _ in range(2):
+        while notebook.kernel.read():
+            pass
+        [reply] = [message for message in notebook.kernel.said if message.channel == "shell"]
+        notebook.kernel.said = deque([reply])  # the subscription does not hold yet
+        assert notebook.hear() == []
+        assert notebook.runtime.deadline == notebook.now + ASK_AGAIN_SECONDS
+        notebook.now += ASK_AGAIN_SECONDS
+        notebook.runtime.expire()
+        assert "comm_info_request" in [asked.msg_type for asked in notebook.collect()]
+    assert "gone" in notebook.commit().comms()
+
+    assert set(notebook.settle().comms()) == {"s", "new", "out"}
+
+
+def test_an_answer_to_what_was_asked_before_the_connection_broke_again_is_not_taken() -> None:
+    notebook = after_a_lost_connection()
+    notebook.kernel.read()
+    before = notebook.kernel.said.copy()
+    notebook.kernel.open("newest", "IntSliderModel", {"value": 2})
+    notebook.reconnect()
+    notebook.kernel.said = before
+    assert notebook.hear() == []
+
+    assert set(notebook.settle().comms()) == {"s", "new", "out", "newest"}
+
+
+def test_a_comm_message_whose_end_was_lost_does_not_leave_the_kernel_busy() -> None:
+    notebook = Notebook()
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=5)
+    notebook.kernel.read()
+    notebook.hear(1)
+    assert notebook.commit().plain["kernel"]["status"] == "busy"
+    notebook.reconnect()
+
+    assert notebook.commit().plain["kernel"]["status"] == "idle"
+
+
+def test_nobody_is_asked_without_a_kernel() -> None:
+    notebook = after_a_lost_connection()
+    notebook.kernel.read()
+    notebook.hear(1)
+    notebook.runtime.kernel_gone("died")
+    notebook.runtime.reconnected()
+
+    assert notebook.runtime.take_effects() == []
+    assert notebook.runtime.deadline is None
 
 
 # What of a state is shown.

@@ -564,11 +564,7 @@ def test_after_a_new_connection_no_capture_is_lost(notebook: Notebook, read: boo
     notebook.end()
     if read:
         kernel.read()
-    kernel.inbox.clear()
-    kernel.said.clear()
-    notebook.runtime.widgets.reattached({"out": "jupyter.widget", "inner": "jupyter.widget"})
-    notebook.runtime.take_widgets()
-    notebook.collect()
+    notebook.reconnect()
 
     assert notebook.settle().outputs("comm", "out") == kernel.outputs("out") == [display("1")]
 

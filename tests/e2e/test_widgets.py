@@ -294,6 +294,34 @@ async def test_comms_of_peers(daemon: ServedDaemon) -> None:
         assert await first.refusal("comm_custom", comm_id="mine", content={}) == "not_found"
 
 
+async def test_after_a_new_connection_to_the_kernel_its_comms_are_as_it_has_them(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\ns, gone, out = w.IntSlider(value=3), w.Text('x'), w.Output()",
+        # A subscriber cannot be cut off from outside, but the kernel can close its end and listen again. Nobody hears
+        # what it says in between.
+        "with out:\n    print('captured')\nthread = get_ipython().kernel.iopub_thread\nat = thread.socket.LAST_ENDPOINT\n"
+        "thread.schedule(lambda: thread.socket.unbind(at))\n"
+        "s.value = 8; gone.close(); new = w.Checkbox(True); out.append_stdout('unheard')\n"
+        "thread.schedule(lambda: thread.socket.bind(at))",
+        "print(s.value, out.outputs)",
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        slider, gone, out = [await first.id_of(model) for model in ("IntSlider", "Text", "Output")]
+        await first.run("c1")
+        await first.peer.wait(
+            first.runtime,
+            f"doc.comms['{slider}'].state.value === 8 && !doc.comms['{gone}']"
+            " && Object.values(doc.comms).some(c => String(c.model_name) === 'CheckboxModel')",
+        )
+        assert (await first.seen()).one("Checkbox")["state"]["value"] is True
+        await first.set(slider, value=9)
+        await first.run("c2")
+        text = (await first.captured(out))[0]
+        assert await first.cell("c2") == [f"9 {({'output_type': 'stream', 'name': 'stdout', 'text': text},)}\n"]
+
+
 # Output widgets.
 
 

@@ -107,6 +107,10 @@ class WidgetKernel:
             self.running = None
 
     def _take(self, message: SendComm) -> None:
+        if message.msg_type == "comm_info_request":
+            comms = {comm_id: {"target_name": "jupyter.widget"} for comm_id in self.models}
+            self.say(k.Reply(raw={"status": "ok", "comms": comms}), channel="shell")
+            return
         model = self.models.get(message.content.get("comm_id", ""))
         if message.msg_type != "comm_msg" or model is None:
             return
@@ -232,6 +236,13 @@ class Notebook:
         self.kernel = WidgetKernel(echo=self.kernel.echo)
         self.runtime.take_effects()
         self.start_kernel()
+
+    def reconnect(self) -> None:
+        """The connection breaks, with all that was on its way, and is made again."""
+        self.kernel.inbox.clear()
+        self.kernel.said.clear()
+        self.runtime.reconnected()
+        self.collect()
 
     def collect(self) -> list[SendComm]:
         """Puts what the daemon sends into the kernel's inbox; the comm messages among it."""
