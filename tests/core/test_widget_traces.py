@@ -5,28 +5,22 @@ then, message for message, and the document must show what a person saw, whether
 once at the end.
 """
 
-import gzip
-import json
-from collections import deque
 from collections.abc import Iterable
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daemon.core.comms import SendComm
 from daemon.core.runtime import Runtime, SendExecute
-from kernel_bridge.core.trace import TraceEntry, message_of, read_trace
+from kernel_bridge.core.trace import TraceEntry
 from tests.fakes.runtime_document import RuntimeDocument
+from tests.fakes.trace_player import TracePlayer, trace_of
 from tests.fakes.widget_scenarios import SCENARIOS
-from tests.record_widget_traces import PEER_REQUEST, ask
-
-TRACES = Path(__file__).parents[1] / "traces"
 
 
-class Replay:
-    """A runtime at the daemon's end of a trace."""
+class Replay(TracePlayer):
+    """A runtime at the daemon's end of a trace, and its document."""
 
     def __init__(self, *, commit_always: bool) -> None:
         ids = count()
@@ -34,57 +28,42 @@ class Replay:
         self.commits = 0
         self.events: list[tuple[str, Any]] = []
         self.series: dict[str, list[Any]] = {}  # what an IntSlider's value was after each commit that changed it
+        self.states: list[dict[str, list[Any]]] = []  # what was captured, by comm id, after each commit
         self._commit_always = commit_always
-        self._cells = 0
-        self._due: deque[SendComm] = deque()
-        self._ids: dict[str, str] = {}  # ids of comm messages: then -> now
         self._now = 0.0
-        self.runtime = Runtime(
-            new_id=lambda: f"now-{next(ids)}",
-            monotonic=lambda: self._now,
-            timestamp=lambda: "",
-            wake=lambda urgency: None,
+        super().__init__(
+            Runtime(
+                new_id=lambda: f"now-{next(ids)}",
+                monotonic=lambda: self._now,
+                timestamp=lambda: "",
+                wake=lambda urgency: None,
+            )
         )
 
     def play(self, entries: Iterable[TraceEntry]) -> None:
-        for number, entry in enumerate(entries):
+        for entry in entries:
             self._pass_time(entry.at)
-            if number == 0:
-                self.runtime.kernel_starting("python3", "python")
-                self.runtime.kernel_ready("python", entry.parent.session)
-            if entry.direction == "received":
-                self.runtime.receive([message_of(self._of_now(entry))])
-            elif entry.header.msg_type == PEER_REQUEST:
-                ask(self.runtime, entry.content, entry.buffers)
-            elif entry.header.msg_type == "execute_request":
-                self._cells += 1
-                self.runtime.add_cell(f"c{self._cells}")
-                code = entry.content["code"]
-                self.runtime.submit([(entry.header.msg_id, f"c{self._cells}", code)], run_id=None, stop_on_error=False)
-            else:
-                self._expect(entry)
-            self._take_effects()
-            if self._commit_always:
-                self.commit()
+            self.step(entry)
+            self._after()
         self._pass_time(self._now + 10)
         self.commit()
-        assert not self._due
+        self.assert_all_sent()
 
     def _pass_time(self, at: float) -> None:
         while self.runtime.deadline is not None and self.runtime.deadline <= at:
             self._now = self.runtime.deadline
             self.runtime.expire()
-            self._take_effects()
-            if self._commit_always:
-                self.commit()
+            self._after()
         self._now = at
 
-    def _take_effects(self) -> None:
+    def _after(self) -> None:
         for effect in self.runtime.take_effects():
             if isinstance(effect, SendComm):
-                self._due.append(effect)
+                self.sent(effect)
             else:
                 assert isinstance(effect, SendExecute)
+        if self._commit_always:
+            self.commit()
 
     def commit(self) -> None:
         batch = self.runtime.drain()
@@ -92,42 +71,14 @@ class Replay:
         if batch.mutations:
             self.commits += 1
             assert self.document.commit(batch.mutations) == 0
+            plain = self.document.plain["comms"]
+            self.states.append({i: self.document.shown("comm", i) for i in plain if "outputs" in plain[i]})
             for comm in self.runtime.widgets.comms.comms.values():
                 if comm.model_name == "IntSliderModel":
                     value = self.document.state(comm.comm_id)["value"]
                     seen = self.series.setdefault(comm.comm_id, [value])
                     if seen[-1] != value:
                         seen.append(value)
-
-    def _expect(self, entry: TraceEntry) -> None:
-        """The daemon sent this then: it must have sent the same now."""
-        sent = self._due.popleft()
-        assert (sent.msg_type, sent.content, list(sent.buffers)) == (
-            entry.header.msg_type,
-            entry.content,
-            entry.buffers,
-        )
-        self._ids[entry.header.msg_id] = sent.msg_id
-
-    def _of_now(self, entry: TraceEntry) -> TraceEntry:
-        if not self._ids:
-            return entry
-        text = json.dumps({"parent": entry.parent.msg_id, "content": entry.content})
-        for then, now in self._ids.items():
-            text = text.replace(f'"{then}"', f'"{now}"')
-        renamed = json.loads(text)
-        return TraceEntry(
-            at=entry.at,
-            direction=entry.direction,
-            channel=entry.channel,
-            header=entry.header,
-            parent=type(entry.parent)(
-                msg_id=renamed["parent"], msg_type=entry.parent.msg_type, session=entry.parent.session
-            ),
-            metadata=entry.metadata,
-            content=renamed["content"],
-            buffers=entry.buffers,
-        )
 
     # What a person sees.
 
@@ -152,8 +103,7 @@ class Replay:
 
 def played(scenario: str, *, commit_always: bool = True) -> Replay:
     replay = Replay(commit_always=commit_always)
-    with gzip.open(TRACES / f"{scenario}.jsonl.gz") as lines:
-        replay.play(read_trace(lines))
+    replay.play(trace_of(scenario))
     return replay
 
 
@@ -190,6 +140,22 @@ def test_output_widgets_capture_clear_and_change() -> None:
     assert replay.cell(2) == ["outside\n"]
     assert replay.captured() == []
     assert len(replay.by_model("OutputModel")) == 1  # the inner one was closed
+
+
+def test_captures_nest_move_and_end_wherever_they_were_begun() -> None:
+    replay = played("captures")
+    assert replay.cell(2) == ["cell\n"]
+    lines = "".join(f"line {n}\n" for n in range(2000))
+    assert [replay.captured(n) for n in range(3)] == [
+        ["a1\na2\nin a\n"],
+        ["b1\nb2\nobserved 10\n" + lines, ("stderr", "warned\n")],
+        ["c1\nc2\n"],
+    ]
+    assert replay.cell(3)[1:] == ["value 10\n"]
+    assert replay.cell(4) == ["after the close\nend\n"]
+    assert replay.cell(5) == ["not in a\n"]
+    assert len(replay.by_model("OutputModel")) == 3
+    assert replay.cell(7) == [f"{[len(lines) + len('b1 b2 observed 10 '), len('warned ')]}\n"]
 
 
 def test_threads_and_awaiting_cells_are_captured_too() -> None:

@@ -332,6 +332,35 @@ class StockPeer(StockRepo):
         )
         return response
 
+    async def drag(
+        self,
+        notebook: str,
+        runtime: str,
+        comm_id: str,
+        trait: str,
+        values: Sequence[float],
+        *,
+        name: str = "drag",
+        in_flight: int = 8,
+        within: float = PATIENCE,
+    ) -> None:
+        """Sets a trait to many values by `update_comm`, `in_flight` requests at a time; returns when all are answered.
+
+        `watched(name)` is what this peer shows meanwhile and afterwards: its own value until its last request is
+        answered, and then the document's.
+        """
+        await self.process.call(
+            "drag",
+            url=notebook,
+            runtime=runtime,
+            comm_id=comm_id,
+            trait=trait,
+            values=list(values),
+            name=name,
+            in_flight=in_flight,
+            within=within,
+        )
+
     async def edit_and_execute(
         self, url: str, cell_id: str, source: str, *, within: float = PATIENCE, **params: Any
     ) -> dict[str, Any]:

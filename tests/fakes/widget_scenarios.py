@@ -58,6 +58,19 @@ SCENARIOS: Mapping[str, Sequence[Step]] = {
         SHOW,
         "inner.close()",
     ],
+    "captures": [
+        "import ipywidgets as w, sys\na, b, c = w.Output(), w.Output(), w.Output()\nw.VBox([a, b, c])",
+        "with a:\n    print('a1')\n    with b:\n        print('b1')\n        with c:\n            print('c1')\n"
+        "            with a:\n                print('c2')\n        print('b2')\n    print('a2')\nprint('cell')",
+        "s = w.IntSlider(max=10)\ndef seen(change):\n    print('value', change['new'])\n    with b:\n"
+        "        print('observed', change['new'])\ns.observe(seen, 'value')\ns",
+        Update("IntSliderModel", {"value": 99}),
+        "d = w.Output()\nwith d:\n    print('lost with it', flush=True)\n    d.close()\n    print('after the close')\n"
+        "print('end')",
+        "with a:\n    print('in a', flush=True)\n    a.msg_id = 'of nobody'\n    print('not in a')",
+        "with b:\n    for n in range(2000):\n        print('line', n)\n    print('warned', file=sys.stderr)",
+        "print([len(o['text']) for o in b.outputs])",
+    ],
     "threads": [
         "import ipywidgets as w, threading\nout = w.Output()\nout",
         "def work():\n    with out:\n        print('captured in a thread')\n    out.append_stdout('appended in a thread')\n"

@@ -62,6 +62,21 @@ export class Documents {
     return this.#presences.get(handle.documentId);
   }
 
+  /** A function that adds what `find` finds to what `watched(name)` tells, where it is another value than before. */
+  collect(name, find) {
+    const seen = [];
+    this.#watched.set(name, seen);
+    return () => {
+      let value;
+      try {
+        value = plain(find());
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error; // a path that is not there
+      }
+      if (!seen.length || !isDeepStrictEqual(seen.at(-1), value ?? null)) seen.push(value ?? null);
+    };
+  }
+
   commands = {
     create: ({ value }) => ({ url: this.repo.create(revive(value)).url }),
     find: async ({ url }) => void (await this.ready(url)),
@@ -104,19 +119,9 @@ export class Documents {
     watch: async ({ url, name, expression }) => {
       const handle = await this.ready(url);
       const evaluate = new Function("doc", `return (${expression})`);
-      const seen = [];
-      const look = () => {
-        let value;
-        try {
-          value = plain(evaluate(handle.doc()));
-        } catch (error) {
-          if (!(error instanceof TypeError)) throw error; // a path that is not there
-        }
-        if (!seen.length || !isDeepStrictEqual(seen.at(-1), value ?? null)) seen.push(value ?? null);
-      };
+      const look = this.collect(name, () => evaluate(handle.doc()));
       look();
       handle.on("heads-changed", look);
-      this.#watched.set(name, seen);
     },
     watched: ({ name }) => this.#watched.get(name),
 

@@ -2,7 +2,7 @@
 import * as A from "@automerge/automerge";
 import { Repo, cbor, parseAutomergeUrl } from "@automerge/automerge-repo";
 import { WebSocketClientAdapter, WebSocketServerAdapter } from "@automerge/automerge-repo-network-websocket";
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { WebSocketServer } from "ws";
 import { Conversation } from "./conversation.mjs";
 import { Documents } from "./documents.mjs";
@@ -107,6 +107,34 @@ const requests = {
     const handle = await documents.ready(url);
     const heads = at_heads && { notebook_heads: A.getHeads(handle.doc()) };
     return await conversation(url).request({ ...parameters, params: { ...params, ...heads } });
+  },
+  /**
+   * Sets a widget's trait to one value after the other, some requests at a time, as a hand that drags a slider does. Shows
+   * its own value until its last request is answered, then the document's, and goes on with that: `watched(name)`.
+   */
+  drag: async ({ url, runtime, comm_id, trait, values, name, in_flight, within }) => {
+    const handle = await documents.ready(runtime);
+    const news = new EventEmitter();
+    let own, open = 0;
+    const show = documents.collect(name, () => (open ? own : handle.doc().comms[comm_id].state[trait]));
+    handle.on("heads-changed", show);
+    const set = async value => {
+      const params = { comm_id, state: { [trait]: value } };
+      const { error } = await conversation(url).request({ method: "update_comm", params, within });
+      if (error) throw new Error(JSON.stringify(error));
+      open -= 1;
+      show();
+      news.emit("answered");
+    };
+    const all = [];
+    for (const value of values) {
+      if (open === in_flight) await once(news, "answered");
+      own = value;
+      open += 1;
+      show();
+      all.push(set(value));
+    }
+    await Promise.all(all);
   },
   /** Edits and asks in one tick: the stock client sends the request first and the edit after it. */
   edit_and_execute: async ({ url, cell_id, source, params = {}, within }) => {
