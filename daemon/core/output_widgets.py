@@ -30,13 +30,15 @@ MAX_SEND_BACK: Final = 16 * MIB
 class _OutputWidget:
     """`base`: what the kernel is known to have; `sent`: the send-backs that it has not answered, by msg_id.
 
-    `unsure`: an answer may have been lost, so the kernel may have any of these. `has_displays`: some output has a display
-    id, so it may change without being captured anew. `is_long`: longer than what is sent back, and that was said.
+    `unsure`: an answer may have been lost, so the kernel may have any of these. `crossed`: it said a list of its own while
+    one was unanswered, and does not echo, so nobody knows which came last. `has_displays`: some output has a display id, so
+    it may change without being captured anew. `is_long`: longer than what is sent back, and that was said.
     """
 
     base: RawOutputs = field(default_factory=list)
     sent: dict[str, RawOutputs] = field(default_factory=dict)
     unsure: bool = False
+    crossed: bool = False
     has_displays: bool = False
     is_long: bool = False
 
@@ -89,7 +91,7 @@ class OutputWidgets:
         """`outputs` and `msg_id` of the kernel's state, which are never in its state in the document."""
         outputs, msg_id = state.get("outputs"), state.get("msg_id")
         if isinstance(outputs, list):
-            self._kernel_list(comm_id, outputs)
+            self._kernel_list(comm_id, outputs, whole_state="_model_name" in state)
         if isinstance(msg_id, str):
             self.router.set_msg_id(comm_id, msg_id)
             if not msg_id:
@@ -164,15 +166,19 @@ class OutputWidgets:
 
     # Inside.
 
-    def _kernel_list(self, comm_id: str, outputs: RawOutputs) -> None:
+    def _kernel_list(self, comm_id: str, outputs: RawOutputs, *, whole_state: bool) -> None:
         widget, target = self._widgets[comm_id], Target("comm", comm_id)
         known = [widget.base]
         if widget.unsure or not self._echoes:
             known += widget.sent.values()
+            widget.crossed = bool(widget.sent)
         if widget.unsure:
             widget.unsure = False
             widget.sent.clear()
         self._due[comm_id] = None
+        if len(known) > 1 and not whole_state:
+            # A trait is sent when it changes: it was none of those that it now equals.
+            known = [base for base in known if base != outputs]
         base = max((base for base in known if outputs[: len(base)] == base), key=len, default=None)
         widget.base = outputs
         if base is not None:
@@ -211,14 +217,14 @@ class OutputWidgets:
         shown = self._outputs.outputs(Target("comm", comm_id))
         outputs = [_for_notebook(output) for output in shown]
         last = next(reversed(widget.sent.values())) if widget.sent else widget.base
-        if outputs == last:
+        if outputs == last and not widget.crossed:
             return
         if _exceeds(shown, MAX_SEND_BACK):
             if not widget.is_long:
                 self.too_long.append(comm_id)
             widget.is_long = True
             return
-        widget.is_long = False
+        widget.is_long = widget.crossed = False
         msg_id = self._send_update(comm_id, {"outputs": outputs})
         widget.sent[msg_id] = outputs
         self._sent[msg_id] = comm_id

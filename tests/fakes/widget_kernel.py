@@ -33,9 +33,13 @@ class Model:
 
 @dataclass
 class WidgetKernel:
-    """`said` is what the daemon has not heard, `inbox` what the kernel has not read."""
+    """`said` is what the daemon has not heard, `inbox` what the kernel has not read.
+
+    `stays_in_callbacks`: a custom message runs a handler until `finish`, as an execution runs its cell.
+    """
 
     echo: bool = True
+    stays_in_callbacks: bool = False
     models: dict[str, Model] = field(default_factory=dict)
     said: deque[k.KernelMessage] = field(default_factory=deque)
     inbox: deque[SendComm | SendExecute] = field(default_factory=deque)
@@ -44,15 +48,23 @@ class WidgetKernel:
     update_messages: int = 0
     update_bytes: int = 0
     _count: int = 0
+    _in_callback: bool = False
 
     # What it says.
 
-    def say(self, content: k.Content, *, channel: k.Channel = "iopub", buffers: Sequence[bytes] = ()) -> None:
+    def say(
+        self,
+        content: k.Content,
+        *,
+        channel: k.Channel = "iopub",
+        buffers: Sequence[bytes] = (),
+        parent: k.Header | None = None,
+    ) -> None:
         self.said.append(
             k.KernelMessage(
                 channel=channel,
                 header=k.Header(msg_id="said"),
-                parent=self.parent,
+                parent=parent or self.parent,
                 metadata={},
                 content=content,
                 buffers=list(buffers),
@@ -80,6 +92,9 @@ class WidgetKernel:
         else:
             self.parent = k.Header(msg_id=message.msg_id, msg_type=message.msg_type, session=SESSION)
             self.say(k.Status(execution_state="busy"))
+            if self.stays_in_callbacks and message.content.get("data", {}).get("method") == "custom":
+                self.running, self._in_callback = message.msg_id, True
+                return True
             self._take(message)
             self.say(k.Status(execution_state="idle"))
         return True
@@ -96,15 +111,16 @@ class WidgetKernel:
         return True
 
     def finish(self, status: str = "ok") -> None:
-        """The cell ends."""
+        """The cell, or the handler, ends."""
         if self.running is not None:
             for model in self.models.values():
                 if model.entered:
                     model.entered = 1
                     self.leave(model.comm_id)
-            self.say(k.ExecuteReply(status=status, execution_count=self._count), channel="shell")
+            if not self._in_callback:
+                self.say(k.ExecuteReply(status=status, execution_count=self._count), channel="shell")
             self.say(k.Status(execution_state="idle"))
-            self.running = None
+            self.running, self._in_callback = None, False
 
     def _take(self, message: SendComm) -> None:
         if message.msg_type == "comm_info_request":
@@ -233,7 +249,7 @@ class Notebook:
     def restart(self) -> None:
         """The kernel's process ends, with all that it said and nobody heard; another one starts."""
         self.runtime.kernel_gone("restart")
-        self.kernel = WidgetKernel(echo=self.kernel.echo)
+        self.kernel = WidgetKernel(echo=self.kernel.echo, stays_in_callbacks=self.kernel.stays_in_callbacks)
         self.runtime.take_effects()
         self.start_kernel()
 
@@ -278,9 +294,13 @@ class Notebook:
 
     def pause(self) -> bool:
         """Lets the time pass after which what the kernel made of a peer's values is shown; False if none is due."""
-        if self.runtime.widgets.comms.deadline is None:
+        return self.runtime.widgets.comms.deadline is not None and self.pass_deadline()
+
+    def pass_deadline(self) -> bool:
+        """Lets the time pass until something is due, an answer that is lost for example; False if nothing is."""
+        if self.runtime.deadline is None:
             return False
-        self.now = max(self.now, self.runtime.widgets.comms.deadline)
+        self.now = max(self.now, self.runtime.deadline)
         self.runtime.expire()
         self.collect()
         return True
@@ -299,6 +319,12 @@ class Notebook:
             assert self.kernel.read()
             self.hear()
         return self.kernel
+
+    def click(self, comm_id: str) -> None:
+        """A peer clicks: a custom message is on its way."""
+        self.runtime.widgets.custom_by_peer(comm_id, {"event": "click"}, [])
+        self.runtime.take_widgets()
+        self.collect()
 
     def end(self) -> list[SendComm]:
         self.kernel.finish()
