@@ -431,6 +431,27 @@ def test_a_list_that_crosses_another_in_a_silent_kernel_leaves_both_ends_equal(t
         assert kernel.outputs("out") == []
 
 
+def test_the_same_output_again_after_a_silent_kernel_lost_it_is_sent_again() -> None:
+    notebook = Notebook(echo=False)
+    notebook.output_widget("out")
+    kernel = notebook.begin("b")
+    kernel.enter("out")
+    kernel.display("same")
+    kernel.leave("out")
+    notebook.hear()
+    assert kernel.read_within_cell()
+    kernel.set("out", outputs=[])
+    kernel.enter("out")
+    kernel.display("same")
+    kernel.leave("out")
+    notebook.end()
+    notebook.settle()
+    while notebook.pass_deadline():
+        notebook.settle()
+
+    assert notebook.commit().outputs("comm", "out") == kernel.outputs("out") == [display("same")]
+
+
 @pytest.mark.parametrize("new", [[], [display("z")]], ids=["cleared", "replaced"])
 def test_another_list_replaces(notebook: Notebook, new: list[Any]) -> None:
     kernel = notebook.begin("b")

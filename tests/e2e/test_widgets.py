@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+import nbformat
 import pytest
 import trio
 
@@ -294,6 +295,85 @@ async def test_comms_of_peers(daemon: ServedDaemon) -> None:
         assert await first.refusal("comm_custom", comm_id="mine", content={}) == "not_found"
 
 
+async def test_a_peer_opens_a_widget_and_a_comm_with_buffers(daemon: ServedDaemon) -> None:
+    """As FileUpload's page sends its files: bytes beside the JSON, in the opening itself."""
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\ngot = []\n"
+        "def opened(comm, message):\n    files = [bytes(b) for b in message['buffers']]\n"
+        "    got.append((comm.comm_id, message['content']['data'], files))\n"
+        "    comm.send({'thanks': len(files)}, buffers=[b'back'])\n    comm.on_close(lambda m: got.append('closed'))\n"
+        "get_ipython().kernel.comm_manager.register_target('files', opened)",
+        "image = w.widgets.widget._instances['mine']\nprint(type(image).__name__, bytes(image.value), image.format, got)",
+        "image.value = b'from the kernel'",
+        "print(got[-1])",
+    )
+    state = {
+        "_model_module": "@jupyter-widgets/controls",
+        "_model_module_version": "2.0.0",
+        "_model_name": "ImageModel",
+        "_view_module": "@jupyter-widgets/controls",
+        "_view_module_version": "2.0.0",
+        "_view_name": "ImageView",
+        "format": "gif",
+    }
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        data = {"state": state, "buffer_paths": [["value"]]}
+        await first.ask(
+            "comm_open", comm_id="mine", target_name="jupyter.widget", data=data, buffers=[{"$bytes": "R0lG"}]
+        )
+        await first.ask(
+            "comm_open", comm_id="f", target_name="files", data={"name": "a"}, buffers=[{"$bytes": "aGk="}] * 2
+        )
+        event = await first.peer.wait_event(first.notebook, "comm_custom", comm_id="f")
+        assert (event["params"]["content"], event["params"]["buffers"]) == ({"thanks": 2}, [{"$bytes": "YmFjaw=="}])
+        await first.run("c1")
+        assert await first.cell("c1") == ["Image b'GIF' gif [('f', {'name': 'a'}, [b'hi', b'hi'])]\n"]
+        async with watching(daemon, opened) as late:
+            comm = (await late.seen()).comms["mine"]
+            assert (comm["model_name"], comm["state"]["value"]) == ("ImageModel", b"GIF")
+            await first.run("c2")
+            value = (await first.doc())["comms"]["mine"]["state"]["value"]
+            await late.peer.wait(
+                late.runtime, f"String(doc.comms.mine.state.value.blob ?? '') === {json.dumps(value['blob'])}"
+            )
+            assert (await late.seen()).comms["mine"]["state"]["value"] == b"from the kernel"
+        await first.ask("comm_close", comm_id="f")
+        await first.run("c3")
+        assert await first.cell("c3") == ["closed\n"]
+
+
+@pytest.mark.parametrize("end", ["restart_kernel", "shutdown_kernel", "its death"])
+async def test_no_comm_survives_its_kernel_though_it_captured(daemon: ServedDaemon, end: str) -> None:
+    cells = (
+        f"{IMPORTS}\nimport os\ns, out = w.IntSlider(), w.Output()\nout",
+        "with out:\n    print('captured', flush=True)\n    input()\n    os._exit(1)",
+        "print('seen')",
+    )
+    opened = await open_story(daemon, *cells)
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        slider, out = await first.id_of("IntSlider"), await first.id_of("Output")
+        await first.ask("execute_cell", cell_id="c1")
+        await first.peer.wait(first.runtime, f"doc.comms['{out}'].outputs.length && doc.kernel.input_request")
+        await first.peer.watch(first.runtime, "comms", "Object.keys(doc.comms).length")
+        if end == "its death":
+            asked = (await first.doc())["kernel"]["input_request"]["request_id"]
+            await first.ask("input_reply", request_id=asked, value="")
+            await first.peer.wait_value(first.runtime, ["kernel", "status"], "dead")
+        else:
+            await first.ask(end)
+        assert (await first.doc())["comms"] == {}
+        # All at once: no orphan was seen.
+        counts = await first.peer.watched("comms")
+        assert counts[0] > 2
+        assert counts[1:] == [0]
+        await first.run("c2")
+        assert await first.cell("c2") == ["seen\n"]
+        assert await first.refusal("update_comm", comm_id=slider, state={"value": 1}) == "not_found"
+
+
 async def test_after_a_new_connection_to_the_kernel_its_comms_are_as_it_has_them(daemon: ServedDaemon) -> None:
     opened = await open_story(
         daemon,
@@ -413,6 +493,7 @@ async def test_a_file_keeps_its_widgets_and_shows_them_without_a_kernel(daemon: 
         live = (await first.seen()).comms
         await first.ask("save_notebook")
     file = json.loads(opened.path.read_text())
+    nbformat.validate(file)
     saved = file["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]
     assert saved["state"].keys() == live.keys()
     [image] = [model for model in saved["state"].values() if model["model_name"] == "ImageModel"]
@@ -459,6 +540,50 @@ async def test_a_file_keeps_the_widgets_of_a_kernel_that_was_restarted(daemon: S
     file: dict[str, Any] = json.loads(opened.path.read_text())
     saved = file["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     assert saved.keys() == old | new
+
+
+async def test_what_ipywidgets_itself_writes_of_widgets_is_what_the_file_has(daemon: ServedDaemon) -> None:
+    """`ipywidgets.embed` writes the form that JupyterLab and nbconvert read; a file with it is loaded and saved again."""
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\nimport json\nfrom ipywidgets.embed import embed_data\n"
+        "box = w.HBox([w.IntSlider(value=5), w.Image(value=b'\\x89PNG'), w.Text('x' * 2000)])\nout = w.Output()\nbox",
+        "print(json.dumps(embed_data(views=[box, out], drop_defaults=False)['manager_state']))",
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0", "c1")
+        theirs = json.loads((await first.cell("c1"))[0])
+        box = await first.id_of("HBox")
+        await first.ask("save_notebook")
+    ours = json.loads(opened.path.read_text())["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]
+    assert {key: ours[key] for key in ours if key != "state"} == {key: theirs[key] for key in theirs if key != "state"}
+    assert _comparable(ours) == _comparable(theirs)
+
+    file = notebook_file(["x"])
+    view = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": box}}
+    file["cells"][0]["outputs"] = [{"output_type": "display_data", "data": view, "metadata": {}}]
+    file["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": theirs}
+    again = await open_story(daemon, file=file)
+    async with watching(daemon, again) as late:
+        seen = await late.seen()
+        slider, image, text = [child["state"] for child in seen.children(seen.one("HBox"))]
+        assert (slider["value"], image["value"], text["value"]) == (5, b"\x89PNG", "x" * 2000)
+        await late.ask("save_notebook")
+    written = json.loads(again.path.read_text())
+    nbformat.validate(written)
+    saved = written["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]
+    assert _comparable(saved) == _comparable(theirs)
+
+
+def _comparable(widgets: dict[str, Any]) -> dict[str, Any]:
+    """Models by id, without nulls of Layouts and Styles and in one order of keys and buffers."""
+    models = {}
+    for comm_id, model in widgets["state"].items():
+        state = dict(model["state"])
+        if model["model_name"].endswith(("LayoutModel", "StyleModel")):
+            state = {name: value for name, value in state.items() if value is not None}
+        models[comm_id] = {**model, "state": state}
+    return models
 
 
 async def test_a_notebook_of_another_program_is_shown(daemon: ServedDaemon) -> None:
