@@ -26,6 +26,7 @@ from sync.core.jsonrpc import ErrorCode, RequestError
 from sync.core.limits import MAX_ID_CHARS, MAX_QUEUED_EXECUTIONS, MAX_SOURCE_BYTES
 from sync.core.notebook_schema import Cell, NotebookSchema
 from sync.core.peer_changes import Recipient
+from sync.core.value_writing import MAX_KEY_CHARS
 from sync.writer import HeadsRefused
 
 # The heads of a request come with the peer's next sync message; stock clients hold that back for 100 ms at most.
@@ -279,7 +280,10 @@ async def update_comm(call: Call, params: UpdateComm) -> Result | Later:
     runtime = _live_comm(call.room, params.comm_id)
     if not params.state:
         return Result({})
-    runtime.widgets.update_by_peer(params.comm_id, params.state, params.buffer_paths, params.buffers)
+    if not all(0 < len(name) <= MAX_KEY_CHARS for name in params.state):
+        raise RequestError.invalid_params("state", f"the name of a trait has 1 to {MAX_KEY_CHARS} characters")
+    if not runtime.widgets.update_by_peer(params.comm_id, params.state, params.buffer_paths, params.buffers):
+        raise RequestError.too_large("the document has no room for so much state of widgets")
     _sent(call.room)
     return Result({})
 

@@ -307,6 +307,22 @@ class CommRegistry:
             self._forward(comm)
         self._show(comm, state)
 
+    def has_room(self, comm_id: str, state: State) -> bool:
+        """Whether the document takes all of these values. (Of a kernel's, what it does not take is left out.)
+
+        Raises:
+            KeyError: there is no such comm.
+        """
+        comm = self.comms[comm_id]
+        new = [name for name in state if name not in comm.known]
+        size = sum(max(0, value_size(value) - comm.sizes.get(name, 0)) for name, value in state.items())
+        return (
+            all(0 < len(name) <= MAX_KEY_CHARS for name in new)
+            and len(comm.known) + len(new) <= MAX_KEYS
+            and self._traits + len(new) <= MAX_TRAITS
+            and comm.size + size <= MAX_STATE_BYTES
+        )
+
     def forward_all(self) -> None:
         """Sends what waits, though the kernel has not answered what was sent before."""
         for comm_id in list(self._waiting):

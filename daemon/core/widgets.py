@@ -152,8 +152,8 @@ class Widgets:
 
     # From peers.
 
-    def update_by_peer(self, comm_id: str, state: Mapping[str, Any], paths: object, buffers: Sequence[bytes]) -> None:
-        """update_comm.
+    def update_by_peer(self, comm_id: str, state: Mapping[str, Any], paths: object, buffers: Sequence[bytes]) -> bool:
+        """update_comm; False if the document has no room for it, or no such keys: then nothing is done.
 
         Raises:
             KeyError: there is no such comm.
@@ -162,9 +162,12 @@ class Widgets:
         if comm_id in self.captures:
             # `comms[id].outputs` has one writer, and captures are the kernel's business.
             joined = {name: value for name, value in joined.items() if name not in OUTPUT_TRAITS}
+        if not self.comms.has_room(comm_id, joined):
+            return False
         if joined:
             self.comms.set_by_peer(comm_id, joined)
             self._say_troubles()
+        return True
 
     def custom_by_peer(self, comm_id: str, content: Any, buffers: Sequence[bytes]) -> None:
         """comm_custom.

@@ -778,6 +778,24 @@ def test_a_state_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (state["value"], state["text"], state["more"]) == (1, "z" * 200, "w" * 5000)
 
 
+@pytest.mark.parametrize(
+    "state", [{"": 1}, {"k" * 256: 1}, {"text": "x" * 20_000}, {f"t{n}": n for n in range(20)}, {"value": 1, "": 2}]
+)
+def test_what_a_peer_sets_is_taken_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, state: dict[str, Any]) -> None:
+    monkeypatch.setattr(daemon.core.comms, "MAX_STATE_BYTES", 10_000)
+    monkeypatch.setattr(daemon.core.comms, "MAX_KEYS", 10)
+    notebook = Notebook()
+    notebook.widget("s")
+    before = notebook.document.state("s")
+    assert not notebook.runtime.widgets.update_by_peer("s", state, [], [])
+    notebook.runtime.take_widgets()
+
+    assert notebook.collect() == []
+    assert notebook.commit().state("s") == before
+    assert notebook.runtime.widgets.update_by_peer("s", {"value": 2, "text": "y" * 9_000}, [], [])
+    assert notebook.settle().state("s")["value"] == 2
+
+
 @pytest.mark.parametrize("name", ["", "k" * 256])
 def test_a_trait_that_no_document_takes_is_left_out(name: str) -> None:
     notebook = Notebook()

@@ -151,6 +151,10 @@ def test_captures_nest_move_and_end_wherever_they_were_begun() -> None:
         ["b1\nb2\nobserved 10\n" + lines, ("stderr", "warned\n")],
         ["c1\nc2\n"],
     ]
+    long = max(
+        (comm for comm in replay.document.plain["comms"].values() if "outputs" in comm), key=lambda c: len(str(c))
+    )
+    assert len(long["outputs"][0]["text"]) > 3  # in segments, as a cell's
     assert replay.cell(3)[1:] == ["value 10\n"]
     assert replay.cell(4) == ["after the close\nend\n"]
     assert replay.cell(5) == ["not in a\n"]

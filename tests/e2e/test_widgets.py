@@ -255,6 +255,32 @@ async def test_a_click_runs_its_handler_and_prints_into_its_cell(daemon: ServedD
         assert await first.refusal("update_comm", comm_id=out, state={}) == "not_found"
 
 
+async def test_what_peers_ask_of_widgets_is_checked(daemon: ServedDaemon) -> None:
+    opened = await open_story(daemon, f"{IMPORTS}\ns = w.IntSlider(value=3)\ns", "print(s.value)")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        slider = await first.id_of("IntSlider")
+        before = (await first.doc())["comms"]
+        wrong: list[tuple[str, dict[str, Any]]] = [
+            ("update_comm", {"comm_id": slider}),
+            ("update_comm", {"comm_id": slider, "state": [1]}),
+            ("update_comm", {"comm_id": slider, "state": {"": 1}}),
+            ("update_comm", {"comm_id": slider, "state": {"value": 9}, "buffers": [5]}),
+            ("update_comm", {"comm_id": slider, "state": {"value": 9}, "buffer_paths": "value"}),
+            ("comm_custom", {"comm_id": 5, "content": {}}),
+            ("comm_open", {"comm_id": "", "target_name": "x"}),
+            ("comm_open", {"comm_id": "x" * 1000, "target_name": "x"}),
+        ]
+        for method, params in wrong:
+            assert await first.refusal(method, **params) == "invalid_params"
+        for method in ("update_comm", "comm_custom", "comm_close"):
+            state = {"state": {"value": 9}} if method == "update_comm" else {}
+            assert await first.refusal(method, comm_id="nobody", **state) == "not_found"
+        assert (await first.doc())["comms"] == before
+        await first.run("c1")
+        assert await first.cell("c1") == ["3\n"]
+
+
 async def test_comms_of_peers(daemon: ServedDaemon) -> None:
     opened = await open_story(
         daemon,
