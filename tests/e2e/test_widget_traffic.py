@@ -55,12 +55,12 @@ async def test_a_dragging_peer_shows_what_it_sets_and_then_the_kernels_correctio
             await watcher.peer.wait_value(watcher.runtime, path, 100)
         assert await printed(dragging, "c1") == 100
 
-        assert await dragging.peer.watched("drag") == [*range(200), 100]
-        series = await other.peer.watched("value")
         # Beyond the end, where the hand paused for longer than 0.1 s, the kernel's 100 may have shown.
+        shown, series = await dragging.peer.watched("drag"), await other.peer.watched("value")
+        assert [value for value in shown if value != 100] == [value for value in range(200) if value != 100]
         own = [value for value in series if value != 100]
         assert own == sorted(own)
-        assert series[-1] == 100
+        assert shown[-1] == series[-1] == 100
         assert (await dragging.peer.report(dragging.notebook))["early"] == 0
 
 
@@ -71,14 +71,18 @@ async def test_two_peers_that_drag_one_slider_at_once_end_equal(daemon: ServedDa
         comm_id = await one.id_of("IntSlider")
         async with trio.open_nursery() as nursery:
             for watcher, first in ((one, 0), (two, 400)):
-                values = range(first, first + 200)
-                nursery.start_soon(watcher.peer.drag, watcher.notebook, watcher.runtime, comm_id, "value", values)
+                drag = partial(watcher.peer.drag, values=range(first, first + 200))
+                nursery.start_soon(drag, watcher.notebook, watcher.runtime, comm_id, "value")
         end = await printed(one, "c1")
         assert end in (199, 550)
         for watcher, first in ((one, 0), (two, 400)):
             await watcher.peer.wait_value(watcher.runtime, ["comms", comm_id, "state", "value"], end)
             shown = await watcher.peer.watched("drag")
-            assert shown[:200] == list(range(first, first + 200))
+            # When all of its requests are answered for a moment, a peer shows what the other one set.
+            values = [value for value in range(first, first + 200) if value != 550]
+            own = [value for value in shown if value in values]
+            assert own == sorted(own)
+            assert set(own) == set(values)
             assert shown[-1] == end
 
 
