@@ -50,8 +50,8 @@ async def _run(target: Target[object], seed: int, indexes: range, note: Path | N
         except Finding as finding:
             print(finding, file=sys.stderr)
             return 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({**report.as_dict(), "peak_bytes": peak}))
+    report.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps(report.as_dict()))
     return 0
 
 

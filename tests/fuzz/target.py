@@ -43,6 +43,7 @@ class Report:
     seconds: float = 0.0
     slowest_seconds: float = 0.0
     slowest_index: int = 0
+    peak_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -52,7 +53,8 @@ class Report:
         outcomes = ", ".join(f"{name} {count}" for name, count in Counter(self.outcomes).most_common())
         return (
             f"{self.target:9} {self.inputs:8,} inputs in {self.seconds:6.1f} s, "
-            f"slowest {self.slowest_seconds * 1000:6.1f} ms (#{self.slowest_index}): {outcomes}"
+            f"slowest {self.slowest_seconds * 1000:6.1f} ms (#{self.slowest_index}), "
+            f"at most {self.peak_bytes / 2**20:.0f} MiB: {outcomes}"
         )
 
 
