@@ -24,7 +24,7 @@ from automerge import core
 from automerge.core import ROOT, ObjType, ScalarType
 
 from sync.core.identifiers import ActorId, ChangeHash, Heads
-from sync.core.leb128 import read_uleb
+from sync.core.leb128 import encode_uleb, read_uleb
 from sync.core.sync_message import wrap_changes
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "ScalarType",
     "Transaction",
     "Value",
+    "object_id",
     "same_object",
 ]
 
@@ -100,6 +101,11 @@ class Change(Protocol):
 def same_object(one: ObjId, other: ObjId) -> bool:
     """Whether two ids name one object: an id also holds where its author stands in a table, which is told apart here."""
     return _author_and_counter(one) == _author_and_counter(other)
+
+
+def object_id(actor: ActorId, counter: int) -> ObjId:
+    """Names the object that an operation made; the core finds the author's place in its table by itself."""
+    return b"\x10" + encode_uleb(len(actor)) + actor + b"\x00" + encode_uleb(counter)
 
 
 class Reader(Protocol):

@@ -72,6 +72,10 @@ MAX_CHANGE_OPS = 100_000
 # since every change starts at most one above all that it knows; the core itself breaks at 2**32.
 MAX_DOCUMENT_OPS = 2_000_000
 
+# Bodies of all changes that peers made of one document, as they are in the core: few operations can hold long values, 8 MiB in
+# 8 KB on the wire. As much as 2 million keystrokes.
+MAX_DOCUMENT_BYTES = 256 * MIB
+
 # One change after inflating: a source of 1 MiB fits, and a pasted image of 5 MB. Deflate can blow up 1000 times.
 MAX_CHANGE_BYTES = 8 * MIB
 

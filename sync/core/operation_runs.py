@@ -19,6 +19,7 @@ from sync.core.change_rows import (
     PRED_ACTOR,
     PRED_COUNTER,
     PRED_GROUP,
+    VALUE_META,
 )
 from sync.core.column_runs import boolean_runs, number_runs, step_runs, string_runs
 
@@ -45,6 +46,7 @@ class OperationRun(NamedTuple):
         elements: where they act on elements, or insert behind them; None for the head of a list, and for keys.
         inserts: whether they make elements.
         preds: what they overwrite or delete, an entry for each predecessor.
+        size: bytes of their values.
     """
 
     rows: int
@@ -55,6 +57,7 @@ class OperationRun(NamedTuple):
     elements: Ids | None
     inserts: bool
     preds: tuple[Ids, ...]
+    size: int
 
 
 def operation_runs(
@@ -80,6 +83,7 @@ def operation_runs(
     keys = _Column(string_runs(body, *columns.get(KEY_STRING, ABSENT)), rows)
     elements, element_counters = numbers(KEY_ACTOR), steps(KEY_COUNTER)
     groups, preds, pred_counters = numbers(PRED_GROUP), numbers(PRED_ACTOR), steps(PRED_COUNTER)
+    values = numbers(VALUE_META)
     acting = (actions, inserts, objects, object_counters, keys, elements, element_counters, groups)
     done = 0
     while done < rows:
@@ -103,10 +107,22 @@ def operation_runs(
             None if elements.value is None else Ids(elements.value, element_counters.value or 0, element_counters.step),
             bool(inserts.value),
             tuple(overwritten),
+            _skip_values(values, count),
         )
         for column in acting:
             column.skip(count)
         done += count
+
+
+def _skip_values(values: "_Column[int]", rows: int) -> int:
+    """How many bytes the values of so many rows have: a length stands above the 4 bits of its value's type."""
+    size = 0
+    while rows:
+        count = min(rows, values.rows)
+        size += count * ((values.value or 0) >> 4)
+        values.skip(count)
+        rows -= count
+    return size
 
 
 class _Column(Generic[T]):

@@ -5,13 +5,20 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sync.core.binding import object_id
 from sync.core.change_log import LoggedChange, builds_on, missing_dependencies
 from sync.core.changes import CheckedChange
 from sync.core.document import ChangesRefused, Document, Subscriber
 from sync.core.identifiers import ActorId, ChangeHash, DocumentId
 from sync.core.jsonrpc import RequestError
-from sync.core.limits import MAX_DOCUMENT_OPS, MAX_GROUP_OPS, MAX_PENDING_BYTES, MAX_PENDING_CHANGES
-from sync.core.references import References, Unfounded
+from sync.core.limits import (
+    MAX_DOCUMENT_BYTES,
+    MAX_DOCUMENT_OPS,
+    MAX_GROUP_OPS,
+    MAX_PENDING_BYTES,
+    MAX_PENDING_CHANGES,
+)
+from sync.core.references import References, TextTooLong, Unfounded
 from sync.core.subscription import Subscription
 
 # Hashes of refused changes, so that a request that waits for one fails at once; a peer that was refused is read-only
@@ -60,7 +67,13 @@ class PeerChanges:
         self._waiting: deque[_Group] = deque()
         self._waiting_bytes = 0
         self._refused: dict[ChangeHash, None] = {}
-        self._references = References(document.log)
+        self._references = self._follow()
+        # Bodies of all changes that were taken from peers.
+        self._inflated_bytes = 0
+
+    def _follow(self) -> References:
+        document = self._document
+        return References(document.log, lambda actor, counter: document.replica.text(object_id(actor, counter)))
 
     def catch_up(self) -> None:
         """Follows what was committed otherwise: after each slice of a long load, so that no peer's change waits for all."""
@@ -144,11 +157,15 @@ class PeerChanges:
             above[change.hash] = change.max_op
         if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")
+        inflated = sum(change.inflated_size for change in changes)
+        if self._inflated_bytes + inflated > MAX_DOCUMENT_BYTES:
+            raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_BYTES} bytes of changes")
         try:
             with self._references.checked([change.chunk for change in changes]):
                 document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
-        except Unfounded as unfounded:
-            raise ChangesRefused(str(unfounded)) from unfounded
+        except (Unfounded, TextTooLong) as reason:
+            raise ChangesRefused(str(reason)) from reason
+        self._inflated_bytes += inflated
         return True
 
 

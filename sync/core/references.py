@@ -1,5 +1,7 @@
 """What a document's operations made, by their ids: so that a change is taken only if all that it refers to is there.
 
+And how long its texts are at most, since a text of any length can be made by many small changes.
+
 Neither library checks that. An operation on an object that does not exist, or of another kind; behind an element of another
 list; over a value that stands under another key: the Python library takes most of these, and the JavaScript library panics,
 which ends every document of that page, or saves a document that it can never load again (measured). So a change of a few
@@ -9,7 +11,8 @@ A text costs an entry for each run of characters that was inserted at once, a ma
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -18,7 +21,7 @@ from sync.core.change_log import ChangeLog
 from sync.core.change_rows import DELETE, INCREMENT, MAKE_LIST, MAKE_MAP, MAKE_TEXT, count_operations
 from sync.core.changes import ChangeBody, open_change
 from sync.core.identifiers import ActorId
-from sync.core.limits import MAX_DOCUMENT_OPS
+from sync.core.limits import MAX_DOCUMENT_OPS, MAX_SOURCE_BYTES
 from sync.core.operation_runs import Ids, OperationRun, operation_runs
 
 # An operation: its author's number here, and its counter below that. One number, since there are very many.
@@ -32,14 +35,26 @@ class Unfounded(Exception):
     """A change refers to what is not there; the text is a clause for people."""
 
 
-class References:
-    """Follows a log of changes, and says of further ones whether they fit."""
+class TextTooLong(Exception):
+    """A change would make a text longer than a source may be; the text is a clause for people."""
 
-    def __init__(self, log: ChangeLog) -> None:
+
+class References:
+    """Follows a log of changes, and says of further ones whether they fit.
+
+    Args:
+        log: the document's.
+        read_text: a text of the document, by the author and the counter of the operation that made it.
+    """
+
+    def __init__(self, log: ChangeLog, read_text: Callable[[ActorId, int], str]) -> None:
         self._log = log
+        self._read_text = read_text
         self._position = 0
         self._numbers: dict[ActorId, int] = {}
         self._made = _Made()
+        # UTF-8 bytes that texts have at most: what was inserted since they were last read. Reading one takes up to 35 ms.
+        self._text_bytes: Counter[Id] = Counter()
 
     def catch_up(self) -> None:
         """Takes what the log holds by now: about 5 us for each run of operations."""
@@ -48,6 +63,7 @@ class References:
             names = self._names(opened)
             for run in _runs(opened):
                 self._made.add(run, names)
+                self._made.count_text(run, names, self._text_bytes)
             self._position += 1
 
     @contextmanager
@@ -59,16 +75,20 @@ class References:
 
         Raises:
             Unfounded: it is not; the block is not entered.
+            TextTooLong: they would make a text of more than 1 MiB.
         """
         self.catch_up()
         known = len(self._numbers)
         made = _Made(self._made)
+        inserted: Counter[Id] = Counter()
         try:
             for chunk in chunks:
                 opened = open_change(chunk)
                 names = self._names(opened)
                 for run in _runs(opened):
                     made.check(run, names)
+                    made.count_text(run, names, inserted)
+            self._check_texts(inserted)
             yield
         except BaseException:
             # Whoever is refused can come again, with other names.
@@ -76,7 +96,17 @@ class References:
                 self._numbers.popitem()
             raise
         self._made.update(made)
+        self._text_bytes.update(inserted)
         self._position += len(chunks)
+
+    def _check_texts(self, inserted: Counter[Id]) -> None:
+        for text, size in inserted.items():
+            if self._text_bytes[text] + size > MAX_SOURCE_BYTES and self._text_bytes[text]:
+                actor = list(self._numbers)[text >> _COUNTER_BITS]
+                content = self._read_text(actor, text & ((1 << _COUNTER_BITS) - 1))
+                self._text_bytes[text] = len(content.encode(errors="replace"))
+            if self._text_bytes[text] + size > MAX_SOURCE_BYTES:
+                raise TextTooLong(f"a text would exceed {MAX_SOURCE_BYTES} bytes")
 
     def _names(self, opened: ChangeBody) -> "_Names":
         return _Names(opened.actors, [self._numbers.setdefault(a, len(self._numbers)) for a in opened.actors])
@@ -124,8 +154,8 @@ class _Made:
 
     def __init__(self, behind: "_Made | None" = None) -> None:
         self._behind = behind
-        # Whether an object is a map: else a list or a text.
-        self._is_map: dict[Id, bool] = {_ROOT: True}
+        # The action that made an object: its kind.
+        self._kinds: dict[Id, int] = {_ROOT: MAKE_MAP}
         self._elements: dict[int, _Elements] = {}
         # Where an operation put a value that was there before it, or could have been: see `_place`.
         self._places: dict[Id, int] = {}
@@ -136,7 +166,7 @@ class _Made:
         obj = _object(run, names)
         if run.action in _MAKES:
             for made in range(start, start + run.rows):
-                self._is_map[made] = run.action == MAKE_MAP
+                self._kinds[made] = run.action
         if run.inserts:
             own = self._elements.get(names.numbers[0])
             if own is None:
@@ -148,7 +178,7 @@ class _Made:
 
     def update(self, other: "_Made") -> None:
         """Takes over what another one, made later, holds."""
-        self._is_map.update(other._is_map)
+        self._kinds.update(other._kinds)
         self._places.update(other._places)
         for actor, theirs in other._elements.items():
             own = self._elements.setdefault(actor, _Elements())
@@ -162,10 +192,10 @@ class _Made:
             Unfounded: it is not there.
         """
         obj = _object(run, names)
-        is_map = self._kind(obj)
-        if is_map is None:
+        kind = self._kind(obj)
+        if kind is None:
             raise Unfounded("an operation on an object that is not there")
-        if is_map != (run.key is not None):
+        if (kind == MAKE_MAP) != (run.key is not None):
             raise Unfounded("an operation on an object of another kind")
         if run.rows > 1 and not self._is_simple(run):
             for row in range(run.rows):
@@ -206,8 +236,15 @@ class _Made:
             if self._place_of(names.id(pred.actor, pred.first)) != place:
                 raise Unfounded("an operation on a value that is not there")
 
-    def _kind(self, obj: Id) -> bool | None:
-        found = self._is_map.get(obj)
+    def count_text(self, run: OperationRun, names: _Names, sizes: Counter[Id]) -> None:
+        """Adds what operations put into a text."""
+        if run.size and run.key is None:
+            obj = _object(run, names)
+            if self._kind(obj) == MAKE_TEXT:
+                sizes[obj] += run.size
+
+    def _kind(self, obj: Id) -> int | None:
+        found = self._kinds.get(obj)
         return found if found is not None or self._behind is None else self._behind._kind(obj)
 
     def _has_elements(self, first: Id, last: Id, obj: Id) -> bool:

@@ -1,14 +1,16 @@
 """What peers change: taken in order, whole or not at all, and what the peer hears of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from automerge import core
 
 from sync.core.changes import CheckedChange, check_changes
 from sync.core.document import Document
 from sync.core.identifiers import document_id
-from sync.core.limits import MAX_GROUP_OPS, MAX_PENDING_BYTES, MAX_PENDING_CHANGES
+from sync.core.limits import MAX_GROUP_OPS, MAX_PENDING_BYTES, MAX_PENDING_CHANGES, MAX_SOURCE_BYTES
 from sync.core.peer_changes import PeerChanges, groups
 from sync.core.subscription import Subscription
 from tests.fakes.recipients import RecordingRecipient
@@ -77,6 +79,82 @@ def test_what_can_not_be_taken_is_refused_with_all_that_came_with_it() -> None:
     assert editing.take(two) == [], "it builds on one that was refused"
     assert len(editing.peer.refused) == 2
     assert len(editing.document.log) == 1
+
+
+class Typing(Editing):
+    """A peer that makes a text longer, a few characters a change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert self.take(self.write(lambda tx: tx.put_object(core.ROOT, "t", core.ObjType.Text)))
+        found = self.replica.get(core.ROOT, "t")
+        assert found is not None
+        self.text = found[1]
+
+    def write(self, write: Callable[[core.Transaction], object]) -> CheckedChange:
+        before = self.replica.get_heads()
+        with self.replica.transaction() as tx:
+            write(tx)
+        [change] = self.replica.get_changes(before)
+        [checked] = check_changes(change.bytes)
+        return checked
+
+    def insert(self, *parts: str) -> CheckedChange:
+        def write(tx: core.Transaction) -> None:
+            for part in parts:
+                tx.insert(self.text, 0, core.ScalarType.Str, part)
+
+        return self.write(write)
+
+    def delete(self, count: int) -> CheckedChange:
+        def write(tx: core.Transaction) -> None:
+            for _ in range(count):
+                tx.delete(self.text, 0)
+
+        return self.write(write)
+
+
+def test_a_text_grows_to_1_mib_by_many_small_changes_and_no_further() -> None:
+    typing = Typing()
+    for _ in range(4):
+        assert typing.take(typing.insert("é" * (MAX_SOURCE_BYTES // 8)))
+    assert len(typing.document.replica.text(typing.text).encode()) == MAX_SOURCE_BYTES
+    reads = 0
+    read = typing.document.replica.text
+
+    def counting(*args: Any) -> str:
+        nonlocal reads
+        reads += 1
+        return read(*args)
+
+    typing.document.replica.text = counting  # type: ignore[method-assign]
+    assert typing.take(typing.delete(1)), "what was deleted makes room"
+    for _ in range(20):
+        assert typing.take(typing.insert(*"0123456789"))
+    assert reads == 1, "reading it takes long, so it is read when the room that was known is used up"
+    filling = MAX_SOURCE_BYTES - len(read(typing.text).encode())
+    assert typing.take(typing.insert("x" * filling))
+    assert typing.take(typing.insert("y")) == []
+    assert typing.peer.refused == [f"a text would exceed {MAX_SOURCE_BYTES} bytes"]
+    assert len(read(typing.text).encode()) == MAX_SOURCE_BYTES
+
+
+def test_one_change_can_not_make_a_text_too_long_either() -> None:
+    typing = Typing()
+    assert typing.take(typing.insert("x" * MAX_SOURCE_BYTES, "y")) == []
+    assert typing.peer.refused == [f"a text would exceed {MAX_SOURCE_BYTES} bytes"]
+
+
+def test_few_operations_with_long_values_can_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 MiB of one letter are 8 KB on the wire."""
+    monkeypatch.setattr("sync.core.peer_changes.MAX_DOCUMENT_BYTES", 4_000_000)
+    editing = Editing()
+    for number in range(3):
+        change = editing.edit(f"k{number}", "x" * 1_000_000)
+        assert len(change.chunk) < 2_000
+        assert editing.take(change) == [change]
+    assert editing.take(editing.edit("k", "x" * 1_000_000)) == []
+    assert editing.peer.refused == ["the document would exceed 4000000 bytes of changes"]
 
 
 def test_the_queue_is_full_by_number_or_by_size() -> None:

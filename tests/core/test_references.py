@@ -41,12 +41,16 @@ def made_by_python() -> ChangeLog:
     return log
 
 
+def no_text(actor: bytes, counter: int) -> str:
+    raise AssertionError((actor, counter))
+
+
 def try_change(columns: dict[int, bytes], log: ChangeLog | None = None) -> None:
     """Asks about a change by OTHER, which calls ACTOR 1, whose first operation is 8."""
     head = b"\x00\x10" + OTHER + b"\x01\x08\x00\x00\x01\x10" + ACTOR
     chunk = chunk_of(body(columns, head=head))
     assert check_change(chunk)
-    references = References(made_by_python() if log is None else log)
+    references = References(made_by_python() if log is None else log, no_text)
     with references.checked([chunk]):
         references._log.append(logged(check_change(chunk)))
 
@@ -112,7 +116,7 @@ def test_what_refers_to_what_is_not_there_is_refused(columns: dict[int, bytes], 
 
 def test_a_refused_change_leaves_no_trace() -> None:
     log = made_by_python()
-    references = References(log)
+    references = References(log, no_text)
     references.catch_up()
     before = dict(references._numbers)
     head = b"\x00\x10" + OTHER + b"\x01\x08\x00\x00\x01\x10" + ACTOR
@@ -126,12 +130,12 @@ def test_real_changes_pass_one_by_one_and_all_at_once(changes: list[CheckedChang
     changes = changes or check_changes(b"".join(bytes.fromhex(change.hex) for change in JS_CHANGES))
     for batches in ([[change] for change in changes], [changes]):
         log = ChangeLog()
-        references = References(log)
+        references = References(log, no_text)
         for batch in batches:
             with references.checked([change.chunk for change in batch]):
                 for change in batch:
                     log.append(logged(change))
-        followed = References(log)
+        followed = References(log, no_text)
         followed.catch_up()
         assert vars(followed._made) == vars(references._made)
 
@@ -146,7 +150,7 @@ def test_random_edits_of_two_authors_pass(data: st.DataObject) -> None:
     chunks = [bytes(change.bytes) for change in replicas[0].changes_since(())]
     replicas[1].apply(chunks)
     log = ChangeLog()
-    references = References(log)
+    references = References(log, no_text)
     for _ in range(data.draw(st.integers(0, 12))):
         who = data.draw(st.integers(0, 1))
         before = replicas[who].heads()

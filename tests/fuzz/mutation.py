@@ -12,6 +12,7 @@ EDGES = (
     *(0, 1, 23, 24, 63, 64, 65, 127, 128, 255, 256, 1023, 1024, 65_535, 65_536),
     *(2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64),
 )
+MAX_REPEATED = 20_000  # characters of a text that is still repeated
 _TEXTS = (
     *("", "a", "0", "null", "__proto__", "constructor", "../../etc/passwd", "a\x00b", "\ufeff", "\u2028", "é" * 40),
     *("😀", "\x1b[2J\x1b[31m", "\r\n", "%s%n", "{{7*7}}", "x" * 300, "y" * 2000, "\ufffd", "🏳️‍🌈", "-1", "NaN"),
@@ -126,7 +127,9 @@ def damage_value(rng: Random, value: Any, replace: Any = None) -> Any:
                 items[at] = damage_value(rng, items[at], replace)
         return items
     if isinstance(value, str) and rng.random() < 0.5:
-        return rng.choice((value * 2, value[:-1], value + odd_text(rng), value.upper(), value * 500))
+        # What was repeated may be again: half a million of times is no stranger than five hundred, but fills the memory.
+        often = 500 if len(value) <= MAX_REPEATED else 1
+        return rng.choice((value * 2, value[:-1], value + odd_text(rng), value.upper(), value * often))
     if isinstance(value, bytes) and rng.random() < 0.7:
         return damage(rng, value)
     return replace(rng)
