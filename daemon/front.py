@@ -4,6 +4,7 @@ A request for `/sync` that may be upgraded becomes a WebSocket; everything else 
 the connection. Parsing is h11's in both cases.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final, TypeAlias
@@ -20,7 +21,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from starlette.types import ASGIApp
 
-from daemon.core.access import Access, AccessPolicy, Refusal
+from daemon.core.access import Access, AccessPolicy, Refusal, Role
 from daemon.http_guard import Guard, error_body, log_request, refusal_headers
 from sync.core.limits import MAX_FRAME_BYTES
 from sync.websocket import PeerSocket, SocketClosed, accept_socket, keepalive
@@ -37,6 +38,9 @@ WRITE_SECONDS: Final = 60
 FAREWELL_SECONDS: Final = 2
 # Each costs a file descriptor, of which a process usually has 1 024; the rest is for files, kernels and rooms.
 MAX_CONNECTIONS: Final = 800
+
+# With one token, so that viewers, say, leave room for editors and for HTTP.
+MAX_PEERS_PER_TOKEN: Final = 600
 
 ServeSync: TypeAlias = Callable[[PeerSocket, Access], Awaitable[None]]
 
@@ -102,6 +106,8 @@ class _Front:
         self._config = _http_config()
         self.context = WorkerContext(None)
         self._open = 0
+        # By role, since each has one token.
+        self._peers: Counter[Role] = Counter()
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serves one connection; `trio.serve_listeners` closes it."""
@@ -143,13 +149,17 @@ class _Front:
             await _farewell(stream, parser, rejected)
             return
         log_request("GET", path, 101, trio.current_time() - started)
-        async with (
-            accept_socket(stream, prefix=prefix, max_message_bytes=MAX_FRAME_BYTES) as socket,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(keepalive, socket)
-            await self._serve_sync(socket, access)
-            nursery.cancel_scope.cancel()
+        self._peers[access.role] += 1
+        try:
+            async with (
+                accept_socket(stream, prefix=prefix, max_message_bytes=MAX_FRAME_BYTES) as socket,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(keepalive, socket)
+                await self._serve_sync(socket, access)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._peers[access.role] -= 1
 
     def _admit(self, request: h11.Request) -> Access:
         headers = list(request.headers)
@@ -162,6 +172,9 @@ class _Front:
             raise _Rejected(refusal, {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
         if b"sec-websocket-key" not in given:
             raise _Rejected(Refusal(400, "bad_request", "Sec-WebSocket-Key is missing"))
+        if self._peers[decision.role] >= MAX_PEERS_PER_TOKEN:
+            message = f"{MAX_PEERS_PER_TOKEN} peers are connected with this token"
+            raise _Rejected(Refusal(429, "too_many_connections", message))
         return decision
 
 

@@ -16,7 +16,15 @@ from structlog.testing import capture_logs
 from wsproto.frame_protocol import FrameProtocol
 
 from daemon.core.access import Access
-from daemon.front import MAX_CONNECTIONS, MAX_HEAD_BYTES, ServeSync, _Front, open_front_listeners, serve_front
+from daemon.front import (
+    MAX_CONNECTIONS,
+    MAX_HEAD_BYTES,
+    MAX_PEERS_PER_TOKEN,
+    ServeSync,
+    _Front,
+    open_front_listeners,
+    serve_front,
+)
 from daemon.http_app import build_app
 from sync.websocket import PeerSocket, SocketClosed, SocketRefused, connect_socket
 from tests.fakes.daemon_api import ALLOWED_ORIGIN, EDITOR, FakeApi, policy
@@ -524,6 +532,20 @@ async def test_more_connections_than_there_are_descriptors_for_are_told_so(monke
         assert reason(await running.ask(b"GET /health HTTP/1.1\r\nHost: HOST\r\n\r\n")) == (503, "too_many_connections")
         for stream in streams:
             await stream.aclose()
+
+
+async def test_more_peers_with_one_token_than_are_allowed_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_PEERS_PER_TOKEN < MAX_CONNECTIONS
+    monkeypatch.setattr("daemon.front.MAX_PEERS_PER_TOKEN", 2)
+    async with front() as running:
+        async with connect_to(running, "look-only") as one, connect_to(running, "look-only"):
+            refused = await running.ask(upgrade(Authorization="Bearer look-only"))
+            assert reason(refused) == (429, "too_many_connections")
+            async with connect_to(running) as editor:
+                assert await editor.receive(), "another token has its own share"
+            await one.receive()
+        async with connect_to(running, "look-only") as later:
+            assert await later.receive(), "who left makes room"
 
 
 async def test_no_token_gets_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
