@@ -50,6 +50,9 @@ OPENING_SECONDS = 10
 # Presence is multiplied by the number of peers: a mouse moves 60 times a second, in a few hundred bytes each.
 RELAYED_BYTES_PER_SECOND = MIB // 4
 _RELAYED_BYTES = 1024  # what one counts for beside its own
+# Each costs about 0.5 ms: half a core. A drag sends 60 a second; a program that asks in a loop may ask so many at once.
+REQUESTS_PER_SECOND = 1000
+REQUEST_BURST = 4000
 
 Role = Literal["editor", "viewer"]
 
@@ -123,6 +126,7 @@ class Connection:
     _relays: RateLimit = field(
         default_factory=lambda: RateLimit(per_second=RELAYED_BYTES_PER_SECOND, burst=2 * RELAYED_BYTES_PER_SECOND)
     )
+    _requests: RateLimit = field(default_factory=lambda: RateLimit(per_second=REQUESTS_PER_SECOND, burst=REQUEST_BURST))
     _unopened: int = 0
     _closing: bool = False
     _finishing: bool = False
@@ -357,6 +361,10 @@ class Connection:
         document_id = self._document_id(frame.document_id)
         data = decode_data(frame.data)
         if isinstance(data, dict) and "jsonrpc" in data:
+            delay = self._requests.delay(1, trio.current_time())
+            if delay:
+                # What is behind it waits in the socket, and at last in the peer: TCP pushes back.
+                await trio.sleep(delay)
             if len(frame.data) <= MAX_JSONRPC_BYTES:
                 await self.hub.receive_request(self, document_id, data)
             else:

@@ -12,9 +12,18 @@ class RateLimit:
 
     def take(self, amount: float, now: float) -> bool:
         """Whether so much may come now, in seconds of a clock that never goes back; what may is counted."""
-        self._left = min(self._burst, self._left + (now - self._since) * self._per_second)
-        self._since = now
+        self._fill(now)
         if amount > self._left:
             return False
         self._left -= amount
         return True
+
+    def delay(self, amount: float, now: float) -> float:
+        """Counts what came, also where it should not have; the seconds to wait before more is taken."""
+        self._fill(now)
+        self._left -= amount
+        return max(0.0, -self._left / self._per_second)
+
+    def _fill(self, now: float) -> None:
+        self._left = min(self._burst, self._left + (now - self._since) * self._per_second)
+        self._since = now

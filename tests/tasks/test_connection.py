@@ -10,7 +10,16 @@ import trio
 from automerge import core
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sync.connection import OPENING_SECONDS, STALLED_SECONDS, Connection, OpenDocument, Role, serve_connection
+from sync.connection import (
+    OPENING_SECONDS,
+    REQUEST_BURST,
+    REQUESTS_PER_SECOND,
+    STALLED_SECONDS,
+    Connection,
+    OpenDocument,
+    Role,
+    serve_connection,
+)
 from sync.core.document import Document
 from sync.core.frames import (
     DocUnavailable,
@@ -285,6 +294,21 @@ async def test_a_flood_of_presence_is_cut(hub: Hub, autojump_clock: MockClock) -
         one.say({"cursor": 1})
         await trio.sleep(0.1)
         assert len(two.socket.of(Ephemeral)) == came + 1
+
+
+async def test_a_flood_of_requests_is_taken_at_a_bounded_rate(hub: Hub, autojump_clock: MockClock) -> None:
+    """None is lost, and what else this peer says waits behind them; another peer's are taken at once."""
+    async with serving(hub, "one", "two") as (one, two):
+        flood = REQUEST_BURST + 2 * REQUESTS_PER_SECOND
+        for number in range(flood):
+            one.say({"jsonrpc": "2.0", "id": number, "method": "barrier"})
+        await trio.sleep(1)
+        assert REQUEST_BURST <= len(hub.requests) <= REQUEST_BURST + REQUESTS_PER_SECOND + 1
+        two.say({"jsonrpc": "2.0", "id": "two's", "method": "barrier"})
+        await wait_all_tasks_blocked()
+        assert hub.requests[-1]["id"] == "two's"
+        await trio.sleep(2)
+        assert len(hub.requests) == flood + 1
 
 
 async def test_a_peer_that_takes_nothing_is_dropped_and_the_others_are_served(
