@@ -175,7 +175,8 @@ class Room:
                         producers.start_soon(self.kernels.run)
                         producers.start_soon(self._watch_deadlines)
                         producers.start_soon(self._load)
-                        producers.start_soon(run_compactor, (self.notebook, self.runtime_document))
+                        documents = (self.notebook, self.runtime_document)
+                        producers.start_soon(run_compactor, documents, self.writer.discard)
                         task_status.started()
         finally:
             self.closed = True

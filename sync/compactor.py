@@ -1,24 +1,41 @@
-"""Makes document chunks for peers that join, off the loop."""
+"""Makes document chunks for peers that join, and looks whether what peers wrote can be saved at all; off the loop."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import structlog
 import trio
 
+from sync.compact import UNSOUND
 from sync.core.document import Document
+from sync.core.identifiers import ChangeHash, DocumentId
 
 log = structlog.get_logger(__name__)
 
-# Loading and saving two million operations, twice; whatever takes longer is not worth waiting for.
+# Loading and saving two million operations, twice; whatever takes longer is not worth waiting for. Also for the search for
+# what is to blame, which does it for each bit of the number of changes.
 COMPACT_SECONDS = 120
 # Each may need 1 GB and a core; a client that opens all its notebooks at once wants one for each document.
 MAX_PROCESSES = 2
+# How long peers' changes wait to be verified: a process takes 0.3 s of CPU and more, and people type all the time.
+VERIFY_SECONDS = 30
 
 
-async def run_compactor(documents: Sequence[Document]) -> None:
-    """Gives each of the documents a fresh chunk whenever a joining peer could have used one. Runs until cancelled."""
+async def run_compactor(
+    documents: Sequence[Document], unsound: Callable[[Document, Collection[ChangeHash]], None]
+) -> None:
+    """Gives each of the documents a fresh chunk whenever a joining peer could have used one. Runs until cancelled.
+
+    And at the latest `VERIFY_SECONDS` after peers changed it: Automerge may have taken what it can't load again.
+
+    Args:
+        documents: of one room.
+        unsound: called with a document and the changes of it without which it can be saved, if it can't be.
+    """
     wanted = trio.Event()
+    due: dict[DocumentId, float] = {}
 
     def wake() -> None:
         wanted.set()
@@ -26,14 +43,20 @@ async def run_compactor(documents: Sequence[Document]) -> None:
     for document in documents:
         document.snapshot_wanted = wake
     while True:
-        await wanted.wait()
+        with trio.move_on_at(min(due.values(), default=math.inf)):
+            await wanted.wait()
         wanted = trio.Event()
         for document in documents:
-            if document.wants_snapshot:
-                await _compact(document)
+            if document.has_unverified:
+                due.setdefault(document.id, trio.current_time() + VERIFY_SECONDS)
+            if document.wants_snapshot or due.get(document.id, math.inf) <= trio.current_time():
+                due.pop(document.id, None)
+                await _compact(document, unsound)
+                if document.has_unverified:
+                    due[document.id] = trio.current_time() + VERIFY_SECONDS
 
 
-async def _compact(document: Document) -> None:
+async def _compact(document: Document, unsound: Callable[[Document, Collection[ChangeHash]], None]) -> None:
     chunk = None
     async with _processes():
         position, changes = document.snapshot_source()
@@ -45,6 +68,11 @@ async def _compact(document: Document) -> None:
             log.warning("no process to compact a document in", document=document.id, reason=str(error))
             document.wants_snapshot = False
             return
+        except _Unsound as found:
+            log.error("a document can't be saved", document=document.id, changes=[h.hex() for h in found.culprits])
+            document.wants_snapshot = False
+            unsound(document, found.culprits)
+            return
         except _Failed as failed:
             log.error("a document can't be compacted", document=document.id, stderr=str(failed))
     document.set_snapshot(position, chunk)
@@ -52,6 +80,13 @@ async def _compact(document: Document) -> None:
 
 class _Failed(Exception):
     """The process refused; what it wrote to stderr."""
+
+
+@dataclass
+class _Unsound(Exception):
+    """What was saved does not load again, because of these changes."""
+
+    culprits: Collection[ChangeHash]
 
 
 async def _compacted(changes: bytes) -> bytes:
@@ -63,6 +98,8 @@ async def _compacted(changes: bytes) -> bytes:
         capture_stderr=True,
         check=False,
     )
+    if done.returncode == UNSOUND:
+        raise _Unsound([bytes.fromhex(line) for line in done.stdout.decode().split()])
     if done.returncode != 0:
         raise _Failed(done.stderr[-2000:].decode(errors="replace"))
     return bytes(done.stdout)

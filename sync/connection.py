@@ -4,7 +4,7 @@ The reading loop never writes and the writing loop is the only one that does; be
 document or a request means is the hub's business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -211,6 +211,16 @@ class Connection:
         for request_id in self.outbox.unsubscribe(document_id):
             self.send_error(document_id, request_id, RequestError.shutting_down())
         self._queue(lambda: self.outbox.push_unavailable(document_id))
+
+    def document_rebuilt(self, document: Document, authors: Collection[object]) -> None:
+        """Changes of the document were taken back: the connection ends, and the peer hears whose they were."""
+        subscription = self.outbox.subscriptions[document.id]
+        whose = "what you wrote" if subscription.origin in authors else "what somebody wrote"
+        self.outbox.unsubscribe(document.id)
+        document.subscribers.discard(self)
+        log.warning("document rebuilt", peer=self.peer_id, document=document.id, author=subscription.origin in authors)
+        self.tell(f"{document.url} could not be saved with {whose}, which was taken back: load it anew to edit it")
+        self.finish(LAST_WORDS_SECONDS)
 
     def drop(self, reason: str) -> None:
         """Ends the connection without a Close frame, which would wedge a stock client that still has frames to apply."""

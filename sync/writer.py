@@ -8,7 +8,7 @@ What a step took belongs together; what comes while it stores blobs is the next 
 for it hears so, and requests whose answers it had are refused.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import trio
 
 from sync.blobs import BlobStore, BlobStoreError
 from sync.core.binding import Transaction
+from sync.core.carry_over import Shown
 from sync.core.changes import CheckedChange
 from sync.core.document import Document
 from sync.core.frames import encode_data
@@ -136,6 +137,7 @@ class DocWriter:
         self._step_done = trio.Event()
         self._heads_waiters: list[_HeadsWaiter] = []
         self._batch: Batch | None = None
+        self._unsound: set[ChangeHash] = set()
         self.ended = False
         self._disk_refuses = False
 
@@ -222,6 +224,18 @@ class DocWriter:
         """Those of `heads` that the notebook document lacks, in hex."""
         return heads_to_hex(change_hash for change_hash in heads if change_hash not in self.notebook.log)
 
+    def discard(self, document: Document, hashes: Collection[ChangeHash]) -> None:
+        """Takes changes of the notebook document back with the next commit: it can't be saved with them.
+
+        What it showed, it goes on showing: the rest is written anew. Every peer that holds the document is disconnected, with
+        the reason, since its replica has what is not to be had any more.
+        """
+        if document is not self.notebook:
+            log.error("a document that nobody else writes can't be saved", document=document.id)
+            return
+        self._unsound.update(hashes)
+        self.wake(Urgency.URGENT)
+
     async def run(self) -> None:
         """Commits until cancelled."""
         try:
@@ -260,6 +274,8 @@ class DocWriter:
     async def _step(self) -> None:
         self._urgency = Urgency.NONE
         self._woken = trio.Event()
+        if self._unsound:
+            self._rebuild_notebook()
         if self._changes.waiting:
             self._take_changes()
         self._batch = batch = self._source.drain()
@@ -272,6 +288,20 @@ class DocWriter:
         self._steps += 1
         done, self._step_done = self._step_done, trio.Event()
         done.set()
+
+    def _rebuild_notebook(self) -> None:
+        """See `discard`. All at once, however long: until it is done there is no document to speak of."""
+        shown = Shown.of(self.notebook.replica)
+        culprits, self._unsound = self._unsound, set()
+        gone = self.notebook.discard(culprits)
+        self._changes.discard(gone)
+        self.notebook.commit(shown.write)
+        self._changes.catch_up()
+        authors = {change.origin for change in gone if change.hash in culprits}
+        for subscriber in list(self.notebook.subscribers):
+            subscriber.document_rebuilt(self.notebook, authors)
+        self._release_waiters()
+        self._source.notebook_changed(structure=True)
 
     def _commit_notebook(self, writes: Sequence[Callable[[Transaction], None]]) -> None:
         def write_all(transaction: Transaction) -> None:

@@ -162,7 +162,7 @@ def check_change(chunk: bytes, limits: ChangeLimits = ChangeLimits()) -> Checked
             raise ChangeRejected(f"a change of more than {limits.max_inflated_bytes} bytes")
     else:
         raise ChangeRejected(f"a chunk of {_OTHER_TYPES.get(kind, 'an unknown type')}; only changes are taken")
-    digest = sha256(b"\x01" + encode_uleb(len(body)) + body).digest()
+    digest = _hash(body)
     if digest[:4] != chunk[4:8]:
         raise ChangeRejected("the checksum of a change is wrong")
     try:
@@ -211,6 +211,11 @@ class ChangeBody:
     start_op: int
     columns: Mapping[int, tuple[int, int]]
 
+    @property
+    def hash(self) -> ChangeHash:
+        """Of the change."""
+        return _hash(self.body)
+
 
 def open_change(chunk: bytes) -> ChangeBody:
     """Reads a change that was checked, or that this daemon made.
@@ -221,6 +226,10 @@ def open_change(chunk: bytes) -> ChangeBody:
     kind, start, _ = _read_header(chunk, 0)
     body = chunk[start:] if kind == _CHANGE else zlib.decompress(chunk[start:], wbits=-zlib.MAX_WBITS)
     return _read_body(body, _OWN_LIMITS)
+
+
+def _hash(body: bytes) -> ChangeHash:
+    return sha256(b"\x01" + encode_uleb(len(body)) + body).digest()
 
 
 def _check_body(body: bytes, digest: bytes, chunk: bytes, limits: ChangeLimits) -> CheckedChange:

@@ -1,10 +1,11 @@
 """One shared document: the Automerge replica, the log of its changes, and how far peers may see it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from sync.core.binding import Replica, Transaction
 from sync.core.change_log import ChangeLog, LoggedChange
+from sync.core.changes import open_change
 from sync.core.identifiers import ActorId, ChangeHash, DocumentId, Heads, automerge_url
 from sync.core.notices import Notice
 
@@ -31,6 +32,10 @@ class Subscriber(Protocol):
 
     def push(self, notice: Notice) -> None:
         """Queues a notice behind those that it has for this notebook."""
+        ...
+
+    def document_rebuilt(self, document: "Document", authors: Collection[object]) -> None:
+        """Changes were taken back, so what the peer has of the document is not what it was; `authors`: their origins."""
         ...
 
 
@@ -62,6 +67,11 @@ class Document:
         self.wants_snapshot = False
         self.snapshot_wanted: Callable[[], None] = lambda: None
         self._snapshot: tuple[int, bytes] | None = None
+        # Up to where the log is known to make a document that can be saved and loaded, and where peers' changes end.
+        self._snapshot_log = self.log
+        self._verified = 0
+        self._peers_end = 0
+        self._verifiable = True
 
     def heads(self) -> Heads:
         """Heads of everything that was committed, published or not."""
@@ -122,6 +132,7 @@ class Document:
             self.log.append(change)
             self._newest[actor] = (seq, change.hash)
             self.operations += operations
+        self._ask_for_verification()
 
     def rebuild(self) -> None:
         """Makes the replica anew from the log, which holds only what was good (a panic poisons a replica for ever)."""
@@ -131,6 +142,50 @@ class Document:
             self.replica.apply([self.log.payload(0, len(self.log))])
         if self.replica.heads() != self.log.heads():
             raise RuntimeError(f"document {self.id} could not be rebuilt from its log")
+
+    def discard(self, hashes: Collection[ChangeHash]) -> list[LoggedChange]:
+        """Takes changes back, with all that build on them: log and replica are made anew from the others.
+
+        Positions from before mean nothing afterwards. For a document that can't be saved any more because of them.
+
+        Returns:
+            All that went.
+        """
+        gone: dict[ChangeHash, LoggedChange] = {}
+        kept: list[LoggedChange] = []
+        unchanged = 0
+        for change in map(self.log.__getitem__, range(len(self.log))):
+            if change.hash in hashes or any(dep in gone for dep in change.deps):
+                gone[change.hash] = change
+            else:
+                if not gone:
+                    unchanged += 1
+                kept.append(change)
+        if self._snapshot is not None and self._snapshot[0] > unchanged:
+            self._snapshot = None
+        self.log = ChangeLog()
+        self._newest.clear()
+        self.operations = 0
+        for change in kept:
+            self.log.append(change)
+            opened = open_change(change.chunk)
+            self.operations += change.max_op - opened.start_op + 1
+            if not self.owns_actor(opened.actors[0]):
+                self._newest[opened.actors[0]] = (opened.seq, change.hash)
+        self.rebuild()
+        self.published = len(self.log)
+        self._verified = 0
+        self._ask_for_verification()
+        return list(gone.values())
+
+    def _ask_for_verification(self) -> None:
+        self._peers_end = len(self.log)
+        self.snapshot_wanted()
+
+    @property
+    def has_unverified(self) -> bool:
+        """Whether peers wrote what nobody knows to be saveable yet."""
+        return self._verifiable and self._verified < self._peers_end
 
     def publish(self) -> bool:
         """Lets peers see all that was committed; True if that is news. Subscribers are woken by the caller."""
@@ -156,20 +211,26 @@ class Document:
             stale = changes >= SNAPSHOT_FROM_CHANGES or size >= SNAPSHOT_FROM_BYTES
         else:
             stale = changes >= SNAPSHOT_STALE_CHANGES or size >= SNAPSHOT_STALE_BYTES
-        if stale and not self.wants_snapshot:
+        if stale and self._verifiable and not self.wants_snapshot:
             self.wants_snapshot = True
             self.snapshot_wanted()
         return self._snapshot
 
     def snapshot_source(self) -> tuple[int, bytes]:
         """What to make a document chunk of: a position, and all changes up to it."""
+        self._snapshot_log = self.log
         return self.published, self.log.payload(0, self.published)
 
     def set_snapshot(self, position: int, chunk: bytes | None) -> None:
         """A document chunk for `position`; None: none can be made, and none is asked for again."""
-        if chunk is not None:
+        self.wants_snapshot = False
+        if self._snapshot_log is not self.log:
+            return  # what it was made of was taken back meanwhile
+        if chunk is None:
+            self._verifiable = False
+        else:
             self._snapshot = (position, chunk)
-            self.wants_snapshot = False
+            self._verified = position
 
 
 class ChangeLogPreview:

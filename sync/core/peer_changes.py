@@ -67,6 +67,7 @@ class PeerChanges:
         self._waiting: deque[_Group] = deque()
         self._waiting_bytes = 0
         self._refused: dict[ChangeHash, None] = {}
+        self._discarded: dict[ChangeHash, None] = {}
         self._references = self._follow()
         # Bodies of all changes that were taken from peers.
         self._inflated_bytes = 0
@@ -74,6 +75,13 @@ class PeerChanges:
     def _follow(self) -> References:
         document = self._document
         return References(document.log, lambda actor, counter: document.replica.text(object_id(actor, counter)))
+
+    def discard(self, changes: Collection[LoggedChange]) -> None:
+        """Follows the log anew after the document took these changes back; no peer can bring them again."""
+        hashes = [change.hash for change in changes]
+        self._remember(self._discarded, hashes)
+        self._remember(self._refused, hashes)
+        self._references = self._follow()
 
     def catch_up(self) -> None:
         """Follows what was committed otherwise: after each slice of a long load, so that no peer's change waits for all."""
@@ -115,19 +123,24 @@ class PeerChanges:
         try:
             return changes if changes and self._apply(group, changes) else []
         except ChangesRefused as refused:
-            self._remember_refused(changes)
+            self._remember(self._refused, [change.hash for change in changes])
             group.recipient.refuse_changes(group.subscription, refused.reason)
             return []
         finally:
             group.recipient.wake()
 
-    def _remember_refused(self, changes: Sequence[CheckedChange]) -> None:
-        self._refused.update(dict.fromkeys(change.hash for change in changes))
-        for oldest in list(self._refused)[: max(0, len(self._refused) - _REMEMBERED_REFUSALS)]:
-            del self._refused[oldest]
+    @staticmethod
+    def _remember(refusals: dict[ChangeHash, None], hashes: Collection[ChangeHash]) -> None:
+        refusals.update(dict.fromkeys(hashes))
+        for oldest in list(refusals)[: max(0, len(refusals) - _REMEMBERED_REFUSALS)]:
+            del refusals[oldest]
 
     def _apply(self, group: _Group, changes: Sequence[CheckedChange]) -> bool:
         document = self._document
+        if any(change.hash in self._discarded for change in changes):
+            raise ChangesRefused(
+                "the change was taken back, since no document that holds it can be saved; load it anew"
+            )
         logged = [LoggedChange(c.hash, c.deps, c.chunk, c.max_op, group.origin) for c in changes]
         missing = missing_dependencies(document.log, logged)
         if missing:

@@ -1,5 +1,6 @@
 """A connection as the doc-writer sees it, which writes down what it is told."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ class RecordingRecipient:
     notices: list[Notice] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     errors: list[tuple[str | int | None, str]] = field(default_factory=list)
+    rebuilt: list[bool] = field(default_factory=list)
     woken: int = 0
 
     def wake(self) -> None:
@@ -24,6 +26,10 @@ class RecordingRecipient:
 
     def push(self, notice: Notice) -> None:
         self.notices.append(notice)
+
+    def document_rebuilt(self, document: Document, authors: Collection[object]) -> None:
+        document.subscribers.discard(self)
+        self.rebuilt.append(self in authors)
 
     def may_write(self, document: Document) -> bool:
         del document

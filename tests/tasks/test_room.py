@@ -19,15 +19,18 @@ from daemon.kernel_life import KernelSupervisor
 from daemon.room import Room
 from sync.blobs import BlobStore, BlobStoreError
 from sync.connection import Connection, serve_connection
+from sync.core.binding import Replica
 from sync.core.document import Document
 from sync.core.frames import DocUnavailable, Ephemeral, ErrorFrame, Join, Sync, decode_data, encode_data
 from sync.core.identifiers import DocumentId, PeerId, SessionId
 from sync.core.limits import MAX_REQUESTS_IN_FLIGHT
+from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import read_cell
 from sync.core.sync_message import decode_sync_message, encode_sync_message
 from sync.core.values import Blob
 from sync.websocket import PeerSocket
 from tests.fakes.memory_socket import MemorySocket
+from tests.fakes.unsound import let_it_in, make_unsound
 
 UNKNOWN_HEADS = ["ab" * 32]
 CELLS = [{"cell_type": "code", "id": "a", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}]
@@ -133,16 +136,17 @@ async def running(root: Path) -> AsyncIterator[Running]:
 
 def edit_source(room: Room, cell_id: str, text: str) -> tuple[bytes, tuple[bytes, ...]]:
     """A peer's change that appends to a cell's source, and the heads after it."""
-    replica = core.Document.load(room.notebook.replica.save())
-    before = replica.get_heads()
+    replica = Replica()
+    replica.apply([room.notebook.log.payload(0, len(room.notebook.log))])
+    before = replica.heads()
     _, cells = cast("Any", replica.get(core.ROOT, "cells"))
     _, cell = cast("Any", replica.get(cells, cell_id))
     _, source = cast("Any", replica.get(cell, "source"))
     with replica.transaction() as tx:
         for index, character in enumerate(text):
             tx.insert(source, 1 + index, core.ScalarType.Str, character)
-    [change] = replica.get_changes(before)
-    return change.bytes, tuple(replica.get_heads())
+    [change] = replica.changes_since(before)
+    return change.bytes, replica.heads()
 
 
 def fail_in_writer(room: Room) -> None:
@@ -389,3 +393,46 @@ async def test_peers_have_the_last_state_before_their_document_goes(tmp_path: Pa
         assert decode_sync_message(last.data).heads == room.runtime_document.published_heads()
         events = [cast("Any", decode_data(frame.data)) for frame in client.socket.of(Ephemeral)]
         assert [e["params"]["status"] for e in events if e.get("method") == "execution_done"] == ["cancelled"]
+
+
+async def test_what_can_not_be_saved_is_taken_back_before_it_does_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the check of changes had a hole: the notebook goes on as it was seen, its log is sound, its peers are told."""
+    let_it_in(monkeypatch)
+    monkeypatch.setattr("sync.compactor.VERIFY_SECONDS", 1)
+    async with running(tmp_path) as hub:
+        hub.write("a.ipynb")
+        room = await hub.open()
+        bystander, author = await hub.connect(room), await hub.connect(room)
+        chunks = [room.notebook.log[n].chunk for n in range(len(room.notebook.log))]
+        culprit = make_unsound(chunks, "metadata", "metadatb")
+        author.sync(room.notebook, culprit.chunk, heads=(culprit.hash,))
+        await wait_all_tasks_blocked()
+        await room.writer.changes_taken()
+        change, heads = edit_source(room, "a", " + 1")
+        bystander.sync(room.notebook, change, heads=heads)
+        await wait_all_tasks_blocked()
+        await room.writer.changes_taken()
+        assert room.notebook.heads() == heads, "one took it, and the other built on it"
+        with pytest.raises(Exception, match="mismatching heads"):
+            Replica.load(room.notebook.replica.save())
+
+        await author.socket.until(lambda: author.socket.dropped)
+        await bystander.socket.until(lambda: bystander.socket.dropped)
+
+        assert ["what you wrote" in frame.message for frame in author.socket.of(ErrorFrame)] == [True]
+        assert ["what somebody wrote" in frame.message for frame in bystander.socket.of(ErrorFrame)] == [True]
+        assert Replica.load(room.notebook.replica.save()).heads() == room.notebook.heads()
+        assert NotebookSchema.read_source(room.notebook.replica, "a") == "1 + 1", "what others wrote on top stays"
+        saved = await room.save()
+        assert saved["notebook_heads"] == [h.hex() for h in room.notebook.heads()]
+
+        again = await hub.connect(room)
+        again.sync(room.notebook, culprit.chunk + change, heads=heads)
+        await again.socket.until(lambda: again.socket.of(ErrorFrame))
+        assert "taken back" in again.socket.of(ErrorFrame)[0].message
+        assert not again.socket.dropped
+        assert again.ask(room, "barrier")
+        await again.answered(1)
+        assert again.answers == {1: "ok"}
