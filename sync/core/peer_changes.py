@@ -150,6 +150,7 @@ class PeerChanges:
             return False
         newest: dict[ActorId, tuple[int, ChangeHash | None]] = {}
         above: dict[ChangeHash, int] = {}
+        highest = document.log.max_op(document.log.heads())
         for change in changes:
             if document.owns_actor(change.actor):
                 raise ChangesRefused("the change claims the daemon's own actor id")
@@ -164,10 +165,14 @@ class PeerChanges:
             if change.start_op <= behind:
                 # Operations with numbers that are taken would name other objects than their author means.
                 raise ChangesRefused(f"the change starts at operation {change.start_op}, but builds on {behind}")
+            if change.start_op > highest + 1:
+                # One change could use up the numbers that everybody's next one must be above.
+                raise ChangesRefused(f"the change starts at operation {change.start_op}, but the last one is {highest}")
             if not change.op_count and change.start_op != behind + 1:
                 # The JavaScript library looks for the operations up to there when it loads what it saved (measured).
                 raise ChangesRefused(f"the change has no operations, but starts at {change.start_op} behind {behind}")
             above[change.hash] = change.max_op
+            highest = max(highest, change.max_op)
         if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")
         inflated = sum(change.inflated_size for change in changes)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from automerge import core
 
-from sync.core.changes import CheckedChange, check_changes
+from sync.core.changes import CheckedChange, check_change, check_changes
 from sync.core.document import Document
 from sync.core.identifiers import document_id
 from sync.core.limits import MAX_GROUP_OPS, MAX_PENDING_BYTES, MAX_PENDING_CHANGES, MAX_SOURCE_BYTES
 from sync.core.peer_changes import PeerChanges, groups
 from sync.core.subscription import Subscription
 from tests.fakes.recipients import RecordingRecipient
+from tests.fuzz.changes import ChangeParts, chunk_of
 
 
 class Editing:
@@ -155,6 +156,27 @@ def test_few_operations_with_long_values_can_not_fill_the_memory(monkeypatch: py
         assert editing.take(change) == [change]
     assert editing.take(editing.edit("k", "x" * 1_000_000)) == []
     assert editing.peer.refused == ["the document would exceed 4000000 bytes of changes"]
+
+
+def test_nobody_uses_up_the_numbers_of_operations() -> None:
+    """Every change must start above all before it, and there is a highest number: one change could lock all others out."""
+    editing = Editing()
+    change = editing.edit("one")
+    jumping = replace(ChangeParts.of(change.chunk), start_op=change.start_op + 1)
+    assert editing.take(check_change(chunk_of(jumping.body()))) == []
+    assert editing.peer.refused == ["the change starts at operation 3, but the last one is 1"]
+
+    # A change may know less than it is above: of what it was made beside of, the libraries count as well.
+    beside = core.Document.load(editing.document.replica.save())
+    with beside.transaction() as tx:
+        for key in "abc":
+            tx.put(core.ROOT, key, core.ScalarType.Int, 1)
+    [made] = beside.get_changes(list(editing.document.heads()))
+    above = replace(ChangeParts.of(change.chunk), start_op=5)
+    fresh = Editing()
+    assert fresh.take(*check_changes(editing.document.log.payload(0, 1))), "the same history"
+    assert fresh.take(check_change(made.bytes))
+    assert fresh.take(check_change(chunk_of(above.body())))
 
 
 def test_the_queue_is_full_by_number_or_by_size() -> None:

@@ -281,6 +281,8 @@ async def feed_change(given: ChangeInput) -> str:
         taken += len(queue.take())
     if document.replica.heads() != document.log.heads():
         raise AssertionError("the replica is not what the log says")
+    if document.log.max_op(document.heads()) > document.operations:
+        raise AssertionError("numbers of operations are used up that nobody made")
     if not taken:
         return "refused" if peer.refused else "kept waiting"
     read_notebook(document.replica)
