@@ -1,0 +1,52 @@
+"""What any JavaScript client may write and the Rust core panics on when it reads it: read around, and the notebook goes on."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.e2e.notebooks import open_notebook
+from tests.fakes import stock_peer
+from tests.fakes.daemon_process import running_daemon
+
+COUNTER = {"$counter": 7}
+FAR_DATE = {"$date": 8_640_000_000_000_000}  # the last that JavaScript knows, in the year 275760
+MAPS = (["metadata"], ["cells", "a", "metadata"], ["cells", "a"], ["cells"], [])
+
+
+@pytest.mark.parametrize("value", [COUNTER, FAR_DATE], ids=["counter", "far date"])
+async def test_it_is_kept_in_the_document_and_left_out_of_the_view(tmp_path: Path, value: dict[str, int]) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        notebook = await open_notebook(daemon, {"a": "print('ran')", "b": "print('b ran')"})
+        async with notebook.joined() as author, notebook.joined() as other:
+            for path in MAPS:
+                await author.change(notebook.url, stock_peer.put([*path, "odd"], value))
+            # In the place of what the daemon reads: the type, the source and the position of a cell.
+            await author.change(
+                notebook.url,
+                *(stock_peer.put(["cells", "b", key], value) for key in ("source", "position")),
+            )
+            await notebook.settle(author, other)
+            for path in MAPS:
+                assert await other.doc(notebook.url, [*path, "odd"]) == value, "others see it"
+
+            assert (await notebook.execute(other, "a"))["status"] == "done"
+            await notebook.settle(other)
+            assert await notebook.text(other, "a") == "ran\n"
+            assert (await notebook.ask(author, "run_all_cells"))["executions"], "cells that read in part do no harm"
+
+            await notebook.ask(author, "save_notebook")
+            saved = nbformat.read(daemon.root / "test.ipynb", as_version=4)
+            nbformat.validate(saved)
+            cell = next(cell for cell in saved.cells if cell.id == "a")
+            assert cell.source == "print('ran')"
+            assert cell.outputs[0].text == "ran\n"
+            assert "odd" not in cell.metadata
+            assert "odd" not in saved.metadata
+
+            await author.change(notebook.url, stock_peer.put(["cells", "b", "source"], "print('again')"))
+            assert (await notebook.execute(author, "b"))["status"] == "done", "it can be overwritten"
+            async with notebook.joined() as late:
+                assert await late.doc(notebook.url, ["cells", "a", "odd"]) == value
+            for peer in (author, other):
+                assert (await peer.report(notebook.url))["error_frames"] == []
