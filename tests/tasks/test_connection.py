@@ -296,6 +296,35 @@ async def test_a_flood_of_presence_is_cut(hub: Hub, autojump_clock: MockClock) -
         assert len(two.socket.of(Ephemeral)) == came + 1
 
 
+async def test_a_slow_peer_gets_fewer_and_larger_messages(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    """A payload is made when the socket can take it, so what came meanwhile is in one."""
+    async with serving(hub, "fast", "slow") as (fast, slow):
+        fast.open(fast.notebook)
+        slow.open(slow.notebook)
+        await wait_all_tasks_blocked()
+        before = [len(client.socket.of(Sync)) for client in (fast, slow)]
+        slow.socket.reads = trio.Event()
+        for number in range(100):
+            await hub.written.submit(hub.written.edit(f"{number}"))
+            await hub.written.writer.flush()
+            await wait_all_tasks_blocked()
+        assert slow.connection.outbox.held_bytes == 0, "nothing is made in advance"
+        slow.socket.reads.set()
+        await wait_all_tasks_blocked()
+
+        messages = [client.socket.of(Sync)[had:] for client, had in zip((fast, slow), before, strict=True)]
+        sizes = [sum(len(frame.data) for frame in frames) // len(frames) for frames in messages]
+        with capsys.disabled():
+            print(
+                f"\nA slow peer: {len(messages[1])} messages of {sizes[1]} bytes for 100 commits, "
+                f"a fast one {len(messages[0])} of {sizes[0]}"
+            )
+        assert len(messages[0]) == 100
+        assert len(messages[1]) == 2, "the one that was being written, and the rest"
+        for client in (fast, slow):
+            assert decode_sync_message(client.socket.of(Sync)[-1].data).heads == client.notebook.published_heads()
+
+
 async def test_a_flood_of_requests_is_taken_at_a_bounded_rate(hub: Hub, autojump_clock: MockClock) -> None:
     """None is lost, and what else this peer says waits behind them; another peer's are taken at once."""
     async with serving(hub, "one", "two") as (one, two):
