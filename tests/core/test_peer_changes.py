@@ -158,6 +158,23 @@ def test_few_operations_with_long_values_can_not_fill_the_memory(monkeypatch: py
     assert editing.peer.refused == ["the document would exceed 4000000 bytes of changes"]
 
 
+def test_nobody_writes_in_the_name_of_the_daemon() -> None:
+    editing = Editing()
+    own = editing.document.replica.actor
+    editing.replica.set_actor(own)
+    forged = editing.edit("one")
+    assert forged.actor == own
+    assert editing.take(forged) == []
+    assert editing.peer.refused == ["the change claims the daemon's own actor id"]
+
+    editing = Editing()
+    earlier = editing.document.replica.actor
+    editing.document.rebuild()
+    assert editing.document.replica.actor != earlier
+    editing.replica.set_actor(earlier)
+    assert editing.take(editing.edit("one")) == [], "nor under one that it had before"
+
+
 def test_nobody_uses_up_the_numbers_of_operations() -> None:
     """Every change must start above all before it, and there is a highest number: one change could lock all others out."""
     editing = Editing()

@@ -155,3 +155,46 @@ async def _trickle(socket: PeerSocket, bytes_per_second: int) -> None:
 
 def _seconds(values: list[float]) -> str:
     return "/".join(f"{value:.2f}" for value in values)
+
+
+async def test_500_that_connect_at_once_and_again_harm_nobody(
+    daemon: ServedDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each opens both documents and hangs up without a word, and comes again at once."""
+    process = psutil.Process(daemon.pid)
+    async with daemon.opened() as opened, open_thin_peer(daemon, opened) as honest:
+        cell_id = honest.add_cell("1 + 1")
+        assert await honest.run(cell_id) == "done"
+        files = process.num_fds()
+        ended = trio.Event()
+        executions = 0
+
+        async def execute() -> None:
+            nonlocal executions
+            while not ended.is_set():
+                assert await honest.run(cell_id) == "done"
+                executions += 1
+
+        async def come_and_go() -> None:
+            for _ in range(2):
+                async with silent_peer(daemon, opened) as socket:
+                    await socket.receive()
+
+        started = perf_counter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute)
+            async with trio.open_nursery() as storm:
+                for _ in range(500):
+                    storm.start_soon(come_and_go)
+            took = perf_counter() - started
+            ended.set()
+        assert await honest.run(cell_id) == "done"
+        with capsys.disabled():
+            print(f"\nStorm: 1 000 connections, 500 at once, in {took:.1f} s, beside {executions} executions")
+        assert executions
+        async with daemon.client() as client:
+            [info] = [
+                info for info in (await client.get("/api/notebooks")).json()["notebooks"] if info["id"] == opened.id
+            ]
+        assert info["peers"] == 1, "nobody is kept who is gone"
+        assert process.num_fds() <= files + 20

@@ -50,3 +50,40 @@ async def test_it_is_kept_in_the_document_and_left_out_of_the_view(tmp_path: Pat
                 assert await late.doc(notebook.url, ["cells", "a", "odd"]) == value
             for peer in (author, other):
                 assert (await peer.report(notebook.url))["error_frames"] == []
+
+
+WRONG_TYPES = (
+    (["cells", "a", "source"], 7),
+    (["cells", "a", "metadata"], [1, {"deep": [None]}]),
+    (["cells", "a", "cell_type"], "code\x00"),
+    (["cells", "a", "position"], {"$bigint": "9223372036854775808"}),
+    (["cells", "a", "attachments"], "none"),
+    (["cells", "b", "position"], 1e308),
+    (["cells", "b", "metadata", "text"], "half a pair: \ud800, and \u0000"),
+    (["cells", "b", "metadata", "number"], 0.1),
+    (["cells", "number"], 7),
+    (["cells", "list"], []),
+    (["cells", "x" * 65], {"cell_type": "code", "source": "an id that is too long"}),
+    (["cells", "../../etc/passwd"], {"cell_type": "code", "source": "an id that is none"}),
+    (["cells", "empty"], {}),
+    (["metadata", "kernelspec"], 7),
+    (["metadata"], "none"),
+    (["cells"], 7),
+    (["runtime"], 7),
+    (["schema"], "two"),
+)
+
+
+async def test_whatever_stands_where_something_else_is_due_the_notebook_goes_on(tmp_path: Path) -> None:
+    """One after the other, each beside a cell that runs and a file that is saved."""
+    async with running_daemon(tmp_path) as daemon:
+        notebook = await open_notebook(daemon, {"a": "1", "b": "print('b ran')", "c": "print('c ran')"})
+        async with notebook.joined() as author, notebook.joined() as other:
+            for path, value in WRONG_TYPES:
+                await author.change(notebook.url, stock_peer.put(path, value))
+                await notebook.settle(author, other)
+                assert (await notebook.execute(other, "c"))["status"] == "done", path
+                await notebook.ask(other, "save_notebook")
+                nbformat.validate(nbformat.read(daemon.root / "test.ipynb", as_version=4))
+            assert await other.doc(notebook.url, ["schema"]) == 1
+            assert (await author.report(notebook.url))["error_frames"] == []

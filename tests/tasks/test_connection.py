@@ -235,6 +235,21 @@ async def test_frames_of_unknown_kinds_are_passed_over(hub: Hub) -> None:
         assert Ignored("x") not in client.socket.frames
 
 
+async def test_a_frame_is_its_connections_whatever_it_says_of_sender_and_target(hub: Hub) -> None:
+    async with serving(hub, "one", "two") as (one, two):
+        one.open(one.notebook)
+        await wait_all_tasks_blocked()
+        had = len(one.socket.frames)
+        heads = encode_sync_message((b"\x07" * 32,), have=None, read_only=None)
+        two.socket.say(Sync("one", "nobody", two.notebook.id, heads))
+        two.socket.say(Ephemeral("one", "daemon", two.notebook.id, "one's", 1, encode_data({"cursor": 1})))
+        await wait_all_tasks_blocked()
+        assert [frame.target_id for frame in two.socket.of(Sync)] == ["two"], "the answer goes to who asked"
+        assert len(one.socket.frames) == had
+        assert two.connection.counts()["foreign_ephemerals"] == 1
+        assert two.told == []
+
+
 async def test_too_many_documents_are_a_breach(hub: Hub) -> None:
     documents = [hub.add_document(number) for number in range(MAX_DOCUMENTS_PER_PEER + 1)]
     async with serving(hub) as (client,):
