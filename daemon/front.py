@@ -146,7 +146,7 @@ class _Front:
             access = self._admit(request)
         except _Rejected as rejected:
             log_request("GET", path, rejected.refusal.status, trio.current_time() - started)
-            await _farewell(stream, parser, rejected)
+            await _farewell(stream, rejected)
             return
         log_request("GET", path, 101, trio.current_time() - started)
         self._peers[access.role] += 1
@@ -228,7 +228,7 @@ def _asks_for_sync(request: h11.Request) -> bool:
     )
 
 
-async def _farewell(stream: trio.SocketStream, parser: h11.Connection, rejected: _Rejected) -> None:
+async def _farewell(stream: trio.SocketStream, rejected: _Rejected) -> None:
     """Answers, and waits for the other end to hang up: closing with bytes unread may destroy the answer on its way."""
     refusal = rejected.refusal
     body = error_body(refusal.reason, refusal.message)
@@ -243,7 +243,8 @@ async def _farewell(stream: trio.SocketStream, parser: h11.Connection, rejected:
         h11.Data(data=body),
         h11.EndOfMessage(),
     )
-    answer = b"".join(parser.send(event) or b"" for event in events)
+    # Not with the parser of the request, in whatever state that is: to a HEAD it would refuse to write a body.
+    answer = b"".join(map(h11.Connection(h11.SERVER).send, events))  # type: ignore[arg-type]  # None is for ConnectionClosed
     with trio.move_on_after(FAREWELL_SECONDS):
         await stream.send_all(answer)
         await stream.send_eof()

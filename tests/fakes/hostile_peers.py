@@ -173,7 +173,7 @@ def after(frame: bytes) -> Then:
         decoded = decode_frame(frame)
         if isinstance(decoded, Sync):
             decode_sync_message(decoded.data)
-        elif isinstance(decoded, Ephemeral):
+        elif isinstance(decoded, Ephemeral) and decoded.sender_id == "hostile":
             decode_data(decoded.data)
     except (ProtocolError, SyncMessageInvalid):
         return "ends"

@@ -347,10 +347,11 @@ async def test_http2_is_not_spoken() -> None:
         (b"GET / HTTP/1.1\r\nHost: HOST\r\nBad Name: x\r\n\r\n", (400, "bad_request")),
         (b"GET http://HOST/health HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n", (400, "bad_request")),
         (b"GET /health HTTP/1.0\r\n\r\n", (403, "forbidden_host")),
+        (b"HEAD / HTTP/1.9\r\nHost: HOST\r\n\r\n", (505, "http_version")),
         (b"GET / HTTP/1.1\r\nHost: HOST\r\nX: " + b"x" * MAX_HEAD_BYTES, (431, "head_too_large")),
         (b"GET /" + b"x" * 10 * MAX_HEAD_BYTES, (431, "head_too_large")),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 async def test_a_head_that_is_none_is_answered(head: bytes, expected: tuple[int, str]) -> None:
     async with front() as running:
