@@ -1,11 +1,18 @@
-"""Peers that send the fuzzer's inputs over real sockets to a real daemon, each until its connection is ended."""
+"""Peers that send the fuzzer's inputs over real sockets to a real daemon, each until its connection is ended.
 
+`python -m tests.fakes.hostile_peers`: an `Attack` as JSON on stdin, what was sent on stdout. A process of its own, so that what
+an honest peer sees is not what the attackers cost in its own process.
+"""
+
+import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
-from typing import Literal, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
 import cbor2
@@ -26,17 +33,50 @@ from tests.fuzz.sync_messages import make_sync_message
 
 # What is said on one connection before the next is made; most end earlier.
 _FRAMES = 20
+_TASKS = 3  # of each kind at once
 _SECONDS = 60  # for a connection to be made, to end, or to answer
 _MARK = "all of it was read"
 
 
-class Served(Protocol):
-    """A daemon that can be reached."""
+@dataclass(frozen=True)
+class Attack:
+    """Who is attacked, and how much.
 
-    @property
-    def url(self) -> str: ...
-    @property
-    def sync_url(self) -> str: ...
+    Attributes:
+        url: of the daemon; `sync_url` is for WebSockets, the tokens an editor's and a viewer's.
+        attacked: ids of the notebook document and the runtime document that editors attack.
+        watched: the same of the honest peer's notebook, which viewers attack.
+        chunks: the changes of the attacked notebook document, in hex.
+        seed: the same inputs for the same seed.
+        counts: inputs of each kind.
+    """
+
+    url: str
+    sync_url: str
+    token: str
+    viewer_token: str
+    attacked: Sequence[str]
+    watched: Sequence[str]
+    chunks: Sequence[str]
+    seed: int
+    counts: Mapping[str, int]
+
+    async def run(self) -> list["Inputs"]:
+        """Sends all of it, from a process of its own.
+
+        Raises:
+            AssertionError: a connection did not end as it should.
+        """
+        done = await trio.run_process(
+            [sys.executable, "-m", "tests.fakes.hostile_peers"],
+            stdin=json.dumps(vars(self)).encode(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+        assert done.returncode == 0, done.stderr.decode(errors="replace")[-5000:]
+        return [Inputs(**{**sent, "outcomes": Counter(sent["outcomes"])}) for sent in json.loads(done.stdout)]
 
 
 @dataclass
@@ -67,7 +107,7 @@ Then = Literal["more", "ends", "leave"]
 Make = Callable[[Random], tuple[bytes, Then]]
 
 
-async def send_inputs(daemon: Served, token: str, document: DocumentId, inputs: Inputs, make: Make) -> None:
+async def send_inputs(attack: Attack, token: str, document: DocumentId, inputs: Inputs, make: Make) -> None:
     """Sends all inputs of a kind, on one connection after the other; several tasks may share them.
 
     Raises:
@@ -86,14 +126,14 @@ async def send_inputs(daemon: Served, token: str, document: DocumentId, inputs: 
             mark = {"jsonrpc": "2.0", "id": _MARK, "method": "no such method"}
             frames.append(encode_frame(Ephemeral("hostile", "daemon", document, "s", 1, encode_data(mark))))
         with trio.move_on_after(_SECONDS) as scope:
-            inputs.outcomes[await _connect_and_send(daemon, token, frames)] += 1
+            inputs.outcomes[await _connect_and_send(attack, token, frames)] += 1
         said = [frame.hex()[:300] for frame in frames]
         assert not scope.cancelled_caught, f"neither ended nor answered, and {then} was expected: {said}"
 
 
-async def _connect_and_send(daemon: Served, token: str, frames: Sequence[bytes]) -> str:
+async def _connect_and_send(attack: Attack, token: str, frames: Sequence[bytes]) -> str:
     try:
-        async with connect_socket(daemon.sync_url, token=token, max_message_bytes=MAX_FRAME_BYTES) as socket:
+        async with connect_socket(attack.sync_url, token=token, max_message_bytes=MAX_FRAME_BYTES) as socket:
             with suppress(SocketClosed):
                 await socket.send([encode_frame(Join("hostile", ("1",), {})), *frames])
             while True:
@@ -180,13 +220,13 @@ def after(frame: bytes) -> Then:
     return "ends" if isinstance(decoded, Join) else "more"
 
 
-async def send_heads(daemon: Served, inputs: Inputs) -> None:
+async def send_heads(attack: Attack, inputs: Inputs) -> None:
     """Sends the first bytes of connections, and reads what comes of it.
 
     Raises:
         AssertionError: a connection was not ended after the other end had nothing more to say.
     """
-    address = urlsplit(daemon.url)
+    address = urlsplit(attack.url)
     while (rng := inputs.next()) is not None:
         stream = await trio.open_tcp_stream(str(address.hostname), address.port or 80)
         inputs.connections += 1
@@ -199,3 +239,28 @@ async def send_heads(daemon: Served, inputs: Inputs) -> None:
                     answer += part[:100] if len(answer) < 100 else b""
         assert not scope.cancelled_caught, "the connection was kept"
         inputs.outcomes[answer[9:12].decode("latin-1") or "ended"] += 1
+
+
+async def attack_all(attack: Attack) -> list[Inputs]:
+    """Sends all of it from this process, a few tasks for each kind at once."""
+    attacked, watched = ([DocumentId(document) for document in pair] for pair in (attack.attacked, attack.watched))
+    chunks = [bytes.fromhex(chunk) for chunk in attack.chunks]
+    heads = tuple(change.hash for change in check_changes(chunks[-1]))
+    kinds: dict[str, tuple[str, DocumentId, Make]] = {
+        "frames": (attack.token, attacked[0], frames_about(attacked)),
+        "viewers": (attack.viewer_token, watched[0], frames_about(watched)),
+        "sync": (attack.token, attacked[0], sync_messages_about(attacked[0], heads)),
+        "changes": (attack.token, attacked[0], changes_of(attacked[0], chunks)),
+        "requests": (attack.token, attacked[0], requests_about(attacked[0])),
+    }
+    sent = {kind: Inputs(kind, attack.seed, count) for kind, count in attack.counts.items()}
+    async with trio.open_nursery() as nursery:
+        for _ in range(_TASKS):
+            for kind, (token, document, make) in kinds.items():
+                nursery.start_soon(send_inputs, attack, token, document, sent[kind], make)
+            nursery.start_soon(send_heads, attack, sent["heads"])
+    return list(sent.values())
+
+
+if __name__ == "__main__":
+    print(json.dumps([vars(sent) for sent in trio.run(attack_all, Attack(**json.load(sys.stdin)))]))
