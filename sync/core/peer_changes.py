@@ -18,7 +18,7 @@ from sync.core.limits import (
     MAX_PENDING_BYTES,
     MAX_PENDING_CHANGES,
 )
-from sync.core.references import References, TextTooLong, Unfounded
+from sync.core.references import References, TooMuch, Unfounded
 from sync.core.subscription import Subscription
 
 # Hashes of refused changes, so that a request that waits for one fails at once; a peer that was refused is read-only
@@ -181,7 +181,7 @@ class PeerChanges:
         try:
             with self._references.checked([change.chunk for change in changes]):
                 document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
-        except (Unfounded, TextTooLong) as reason:
+        except (Unfounded, TooMuch) as reason:
             raise ChangesRefused(str(reason)) from reason
         self._inflated_bytes += inflated
         return True

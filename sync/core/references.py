@@ -1,6 +1,7 @@
 """What a document's operations made, by their ids: so that a change is taken only if all that it refers to is there.
 
-And how long its texts are at most, since a text of any length can be made by many small changes.
+And how much they make: a text of any length can be made by many small changes, and some changes that are small on the wire take
+the core, or what follows from them here, seconds.
 
 Neither library checks that. An operation on an object that does not exist, or of another kind; behind an element of another
 list; over a value that stands under another key: the Python library takes most of these, and the JavaScript library panics,
@@ -21,7 +22,13 @@ from sync.core.change_log import ChangeLog
 from sync.core.change_rows import DELETE, INCREMENT, MAKE_LIST, MAKE_MAP, MAKE_TEXT, count_operations
 from sync.core.changes import ChangeBody, open_change
 from sync.core.identifiers import ActorId
-from sync.core.limits import MAX_DOCUMENT_OPS, MAX_SOURCE_BYTES
+from sync.core.limits import (
+    MAX_DOCUMENT_OPS,
+    MAX_DOCUMENT_VALUES,
+    MAX_GROUP_VALUES,
+    MAX_REWRITING,
+    MAX_SOURCE_BYTES,
+)
 from sync.core.operation_runs import Ids, OperationRun, operation_runs
 
 # An operation: its author's number here, and its counter below that. One number, since there are very many.
@@ -35,8 +42,8 @@ class Unfounded(Exception):
     """A change refers to what is not there; the text is a clause for people."""
 
 
-class TextTooLong(Exception):
-    """A change would make a text longer than a source may be; the text is a clause for people."""
+class TooMuch(Exception):
+    """A change makes more than a peer may; the text is a clause for people."""
 
 
 class References:
@@ -55,15 +62,19 @@ class References:
         self._made = _Made()
         # UTF-8 bytes that texts have at most: what was inserted since they were last read. Reading one takes up to 35 ms.
         self._text_bytes: Counter[Id] = Counter()
+        # How often each key of each map was written, and how many keys and items peers made.
+        self._writes: Counter[int] = Counter()
+        self._values = 0
 
     def catch_up(self) -> None:
         """Takes what the log holds by now: about 5 us for each run of operations."""
         while self._position < len(self._log):
             opened = open_change(self._log[self._position].chunk)
             names = self._names(opened)
+            counted = _Counted(self._text_bytes, self._writes)
             for run in _runs(opened):
                 self._made.add(run, names)
-                self._made.count_text(run, names, self._text_bytes)
+                self._made.count(run, names, counted)
             self._position += 1
 
     @contextmanager
@@ -75,20 +86,21 @@ class References:
 
         Raises:
             Unfounded: it is not; the block is not entered.
-            TextTooLong: they would make a text of more than 1 MiB.
+            TooMuch: they are more than a peer may make of a document.
         """
         self.catch_up()
         known = len(self._numbers)
         made = _Made(self._made)
-        inserted: Counter[Id] = Counter()
+        counted = _Counted(Counter(), Counter())
         try:
             for chunk in chunks:
                 opened = open_change(chunk)
                 names = self._names(opened)
                 for run in _runs(opened):
                     made.check(run, names)
-                    made.count_text(run, names, inserted)
-            self._check_texts(inserted)
+                    made.count(run, names, counted)
+                    self._check_values(counted)
+            self._check_counted(counted)
             yield
         except BaseException:
             # Whoever is refused can come again, with other names.
@@ -96,17 +108,28 @@ class References:
                 self._numbers.popitem()
             raise
         self._made.update(made)
-        self._text_bytes.update(inserted)
+        self._text_bytes.update(counted.text_bytes)
+        self._writes.update(counted.writes)
+        self._values += counted.values
         self._position += len(chunks)
 
-    def _check_texts(self, inserted: Counter[Id]) -> None:
-        for text, size in inserted.items():
+    def _check_values(self, counted: "_Counted") -> None:
+        """As soon as there are too many: looking at them takes time as well."""
+        if counted.most * counted.most // 2 > MAX_REWRITING:
+            raise TooMuch(_TOO_OFTEN)
+        if counted.values > MAX_GROUP_VALUES or self._values + counted.values > MAX_DOCUMENT_VALUES:
+            raise TooMuch(f"more than {MAX_GROUP_VALUES} keys and items at once, or {MAX_DOCUMENT_VALUES} in all")
+
+    def _check_counted(self, counted: "_Counted") -> None:
+        if sum(times * (self._writes[place] + times // 2) for place, times in counted.writes.items()) > MAX_REWRITING:
+            raise TooMuch(_TOO_OFTEN)
+        for text, size in counted.text_bytes.items():
             if self._text_bytes[text] + size > MAX_SOURCE_BYTES and self._text_bytes[text]:
                 actor = list(self._numbers)[text >> _COUNTER_BITS]
                 content = self._read_text(actor, text & ((1 << _COUNTER_BITS) - 1))
                 self._text_bytes[text] = len(content.encode(errors="replace"))
             if self._text_bytes[text] + size > MAX_SOURCE_BYTES:
-                raise TextTooLong(f"a text would exceed {MAX_SOURCE_BYTES} bytes")
+                raise TooMuch(f"a text would exceed {MAX_SOURCE_BYTES} bytes")
 
     def _names(self, opened: ChangeBody) -> "_Names":
         return _Names(opened.actors, [self._numbers.setdefault(a, len(self._numbers)) for a in opened.actors])
@@ -125,6 +148,16 @@ class _Names(NamedTuple):
 def _runs(opened: ChangeBody) -> Iterable[OperationRun]:
     rows = count_operations(opened.body, opened.columns, MAX_DOCUMENT_OPS)
     return operation_runs(opened.body, opened.columns, opened.start_op, rows)
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What operations write: bytes into each text, times at each place (and the most at one), and new keys and items."""
+
+    text_bytes: Counter[Id]
+    writes: Counter[int]
+    values: int = 0
+    most: int = 0
 
 
 @dataclass(slots=True)
@@ -236,12 +269,19 @@ class _Made:
             if self._place_of(names.id(pred.actor, pred.first)) != place:
                 raise Unfounded("an operation on a value that is not there")
 
-    def count_text(self, run: OperationRun, names: _Names, sizes: Counter[Id]) -> None:
-        """Adds what operations put into a text."""
-        if run.size and run.key is None:
-            obj = _object(run, names)
-            if self._kind(obj) == MAKE_TEXT:
-                sizes[obj] += run.size
+    def count(self, run: OperationRun, names: _Names, counted: "_Counted") -> None:
+        """Adds what operations write."""
+        obj = _object(run, names)
+        if run.key is not None:
+            place = _place(obj, run.key)
+            counted.writes[place] += run.rows
+            counted.most = max(counted.most, counted.writes[place])
+        elif self._kind(obj) == MAKE_TEXT:
+            if run.size:
+                counted.text_bytes[obj] += run.size
+            return
+        if not run.preds:
+            counted.values += run.rows
 
     def _kind(self, obj: Id) -> int | None:
         found = self._kinds.get(obj)
@@ -298,6 +338,7 @@ def _row(run: OperationRun, row: int) -> OperationRun:
     )
 
 
+_TOO_OFTEN = "one key is written too often"
 _MAKES = frozenset((MAKE_MAP, MAKE_LIST, MAKE_TEXT))
 # A delete leaves nothing behind, and an increment is part of its counter: neither can be overwritten.
 _MAKES_NOTHING = frozenset((DELETE, INCREMENT))

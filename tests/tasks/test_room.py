@@ -400,7 +400,6 @@ async def test_what_can_not_be_saved_is_taken_back_before_it_does_harm(
 ) -> None:
     """As if the check of changes had a hole: the notebook goes on as it was seen, its log is sound, its peers are told."""
     let_it_in(monkeypatch)
-    monkeypatch.setattr("sync.compactor.VERIFY_SECONDS", 1)
     async with running(tmp_path) as hub:
         hub.write("a.ipynb")
         room = await hub.open()
@@ -418,6 +417,8 @@ async def test_what_can_not_be_saved_is_taken_back_before_it_does_harm(
         with pytest.raises(Exception, match="mismatching heads"):
             Replica.load(room.notebook.replica.save())
 
+        room.notebook.wants_snapshot = True
+        room.notebook.snapshot_wanted()  # as after 30 s, or when somebody joins
         await author.socket.until(lambda: author.socket.dropped)
         await bystander.socket.until(lambda: bystander.socket.dropped)
 
