@@ -159,6 +159,10 @@ class _Counted:
     values: int = 0
     most: int = 0
 
+    def write(self, place: int, times: int) -> None:
+        self.writes[place] += times
+        self.most = max(self.most, self.writes[place])
+
 
 @dataclass(slots=True)
 class _Elements:
@@ -273,10 +277,12 @@ class _Made:
         """Adds what operations write."""
         obj = _object(run, names)
         if run.key is not None:
-            place = _place(obj, run.key)
-            counted.writes[place] += run.rows
-            counted.most = max(counted.most, counted.writes[place])
-        elif self._kind(obj) == MAKE_TEXT:
+            counted.write(_place(obj, run.key), run.rows)
+        elif not run.inserts and run.action not in _MAKES_NOTHING:
+            # Nobody overwrites items by the thousands, so each may be looked at.
+            for row in range(run.rows):
+                counted.write(_place(obj, _target(run, row, names)), 1)
+        if run.key is None and self._kind(obj) == MAKE_TEXT:
             if run.size:
                 counted.text_bytes[obj] += run.size
             return
@@ -338,7 +344,7 @@ def _row(run: OperationRun, row: int) -> OperationRun:
     )
 
 
-_TOO_OFTEN = "one key is written too often"
+_TOO_OFTEN = "one key or item is written too often"
 _MAKES = frozenset((MAKE_MAP, MAKE_LIST, MAKE_TEXT))
 # A delete leaves nothing behind, and an increment is part of its counter: neither can be overwritten.
 _MAKES_NOTHING = frozenset((DELETE, INCREMENT))

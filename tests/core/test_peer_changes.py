@@ -167,7 +167,14 @@ def test_one_key_is_not_written_ever_again() -> None:
     )
     assert len(other_change.chunk) < 20_000
     assert other.take(other_change) == []
-    assert typing.peer.refused == other.peer.refused == ["one key is written too often"]
+    assert typing.peer.refused == other.peer.refused == ["one key or item is written too often"]
+    items = Typing()
+    assert items.take(items.insert("x"))
+    overwriting = items.write(
+        lambda tx: [tx.put(items.text, 0, core.ScalarType.Str, str(number)) for number in range(6_000)]
+    )
+    assert items.take(overwriting) == []
+    assert items.peer.refused == other.peer.refused
 
 
 def test_neither_are_thousands_of_cells_made_at_once_nor_ever_more(monkeypatch: pytest.MonkeyPatch) -> None:
