@@ -18,7 +18,7 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import ConnectionState, H11SendableEvent
 from starlette.types import ASGIApp
 
 from daemon.core.access import Access, AccessPolicy, Refusal, Role
@@ -325,6 +325,17 @@ class _Http1Protocol(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        """Writes it, unless another answer to the same request is under way: the first one stands, and the connection ends.
+
+        Who sends bytes behind a request to upgrade makes hypercorn answer that, too.
+        """
+        try:
+            await super()._send_h11_event(event)
+        except h11.LocalProtocolError as error:
+            log.info("a second answer to one request", reason=str(error))
+            await self.send(Closed())
 
 
 class _ReplayedStream(trio.abc.HalfCloseableStream):

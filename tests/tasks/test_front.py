@@ -311,6 +311,24 @@ async def test_no_other_path_is_a_websocket(path: str) -> None:
         assert reason(await running.ask(head)) == ((404, "not_found") if path == "/health" else (401, "unauthorized"))
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("token", ["edit-me", None])
+async def test_bytes_behind_an_upgrade_elsewhere_are_no_failure_of_ours(together: bool, token: str | None) -> None:
+    head = upgrade(Host="localhost", Authorization=token and f"Bearer {token}").replace(b"/sync", b"/other")
+    with capture_logs() as logs:
+        async with front() as running:
+            for _ in range(5):
+                stream = await running.connect()
+                async with stream:
+                    await stream.send_all(head + b"\x81\x05hello" * together)
+                    if not together:
+                        await stream.send_all(b"\x81\x05hello")
+                    assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 4")
+                    while await stream.receive_some():
+                        pass
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
 async def test_an_upgrade_on_a_kept_connection_is_refused() -> None:
     first = b"GET /health HTTP/1.1\r\nHost: HOST\r\n\r\n"
     async with front() as running:
