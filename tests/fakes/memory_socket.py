@@ -38,7 +38,7 @@ class MemorySocket:
         return [frame for frame in self.frames if isinstance(frame, kind)]
 
     async def until(self, holds: Callable[[], Any]) -> None:
-        """Waits until the frames that came make it true."""
+        """Waits until the frames that came, or the end, make it true."""
         with trio.fail_after(20):  # and not for ever, where the daemon forgets somebody
             while not holds():
                 await self._written.wait()
@@ -60,8 +60,7 @@ class MemorySocket:
         if self.dropped:
             raise SocketClosed("dropped")
         self.frames += map(decode_frame, messages)
-        written, self._written = self._written, trio.Event()
-        written.set()
+        self._tell()
 
     async def finish(self, seconds: float) -> None:
         await trio.lowlevel.checkpoint()
@@ -71,3 +70,8 @@ class MemorySocket:
     def drop(self) -> None:
         self.dropped = True
         self._inbox.close()
+        self._tell()
+
+    def _tell(self) -> None:
+        written, self._written = self._written, trio.Event()
+        written.set()
