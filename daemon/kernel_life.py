@@ -14,7 +14,7 @@ import trio
 
 from daemon.core.comms import SendComm
 from daemon.core.executions import Loss
-from daemon.core.runtime import Effect, Runtime, SendExecute
+from daemon.core.runtime import Effect, KernelErrorReason, Runtime, SendExecute
 from kernel_bridge import (
     Kernel,
     KernelGone,
@@ -289,7 +289,8 @@ class KernelSupervisor:
         try:
             kernel: Kernel = await self._nursery.start(self._live, spec, life)
         except KernelLaunchFailed as error:
-            self._lost("launch_failed", error.message, error.stderr)
+            reason: KernelErrorReason = "timeout" if error.timed_out else "launch_failed"
+            self._lost("launch_failed", error.message, error.stderr, reason=reason)
             raise KernelUnavailable(error.message, error.stderr) from error
         if life.over.is_set():
             raise KernelUnavailable("the kernel ended right after its start")
@@ -312,7 +313,10 @@ class KernelSupervisor:
             )
             if self._life is life:
                 self.kernel = self._life = None
-            if not life.given_up:
+            if not life.given_up and exit_.message:
+                log.warning("kernel ended for what it did", kernel=spec.name, reason=exit_.message)
+                self._lost("died", f"the kernel was ended: it {exit_.message}", exit_.stderr_tail, reason="protocol")
+            elif not life.given_up:
                 how = f"signal {exit_.signal}" if exit_.signal else f"exit code {exit_.returncode}"
                 log.warning("kernel died", kernel=spec.name, how=how)
                 self._lost("died", f"the kernel died ({how}); execute a cell to start it again", exit_.stderr_tail)
@@ -338,6 +342,13 @@ class KernelSupervisor:
         await kernel.shutdown()
         await life.over.wait()
 
-    def _lost(self, loss: Loss, message: str | None = None, traceback: str | None = None) -> None:
-        self.runtime.kernel_gone(loss, message=message, traceback=traceback or None)
+    def _lost(
+        self,
+        loss: Loss,
+        message: str | None = None,
+        traceback: str | None = None,
+        *,
+        reason: KernelErrorReason | None = None,
+    ) -> None:
+        self.runtime.kernel_gone(loss, message=message, traceback=traceback or None, reason=reason)
         self.carry_out()

@@ -25,7 +25,7 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from kernel_bridge.core.messages import Channel, KernelMessage
+from kernel_bridge.core.messages import Channel, Header, KernelMessage, Unreadable
 from kernel_bridge.core.trace import TraceEntry, received_entry
 from kernel_bridge.core.wire import MessageDecoder, MessageEncoder, Rejected, Signer
 from kernel_bridge.kernel import Kernel, KernelGone
@@ -166,6 +166,7 @@ class _Bridge:
         self._ready = trio.Event()
         self._started = False
         self._failure: Exception | str | None = None
+        self._timed_out = False
         self._patience = trio.CancelScope()
         self._bad_signatures: deque[float] = deque(maxlen=UNTRUSTED_MESSAGES)
         self._thread_limit = trio.CapacityLimiter(1)
@@ -188,7 +189,8 @@ class _Bridge:
             if self._failure is None:
                 how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
                 raise KernelLaunchFailed(f"kernel {self._spec.name!r} ended before it was ready ({how})", stderr)
-            raise KernelLaunchFailed(f"kernel {self._spec.name!r} {self._failure}", stderr)
+            message = f"kernel {self._spec.name!r} {self._failure}"
+            raise KernelLaunchFailed(message, stderr, timed_out=self._timed_out)
         return KernelExit(
             returncode=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
@@ -262,6 +264,7 @@ class _Bridge:
                     await self._ready.wait()
                 pause = min(2 * pause, MAX_NUDGE_SECONDS)
         if patience.cancelled_caught:
+            self._timed_out = self._failure is None
             self._fail(f"did not answer within {ready_timeout:g} s")
             return
         try:
@@ -304,6 +307,8 @@ class _Bridge:
         for item in decoded:
             if isinstance(item, Rejected):
                 self._note_rejected(channel, item)
+                if self._kernel.informed:  # before, it may be the last words of whoever had the port until now
+                    messages.append(_unreadable(channel, item))
             elif self._kernel.accept(item):
                 messages.append(item)
                 if self._record is not None:
@@ -379,3 +384,10 @@ class _Bridge:
                     await trio.sleep_forever()
             if waiting.cancelled_caught:
                 self._kernel.heartbeats_missed += 1
+
+
+def _unreadable(channel: Channel, rejected: Rejected) -> KernelMessage:
+    content = Unreadable(kind=rejected.kind, nbytes=rejected.nbytes)
+    return KernelMessage(
+        channel=channel, header=Header(), parent=Header(), metadata={}, content=content, nbytes=rejected.nbytes
+    )

@@ -36,12 +36,14 @@ class KernelLaunchFailed(Exception):
     Attributes:
         message: what happened, in one sentence.
         stderr: the last that the process wrote to stderr.
+        timed_out: it was there, and said nothing.
     """
 
-    def __init__(self, message: str, stderr: str = "") -> None:
+    def __init__(self, message: str, stderr: str = "", *, timed_out: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.stderr = stderr
+        self.timed_out = timed_out
 
 
 @dataclass(frozen=True, slots=True)

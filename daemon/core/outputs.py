@@ -86,6 +86,12 @@ class OutputReducer:
         if self._append(outputs, entry, size) and display_id is not None:
             self._displays.setdefault(display_id, {})[entry.output_id] = outputs, entry
 
+    def left_out(self, target: Target, size: int) -> None:
+        """An output of so many bytes that it was not even read: a line in its place."""
+        output = DisplayOutput(self._new_id(), "display_data", {}, {})
+        output, shown = _left_out(output, size)
+        self._append(self._next_output(target), WholeEntry(output, shown), shown)
+
     def error(self, target: Target, ename: str, evalue: str, traceback: Sequence[str]) -> None:
         """An exception."""
         outputs = self._next_output(target)

@@ -8,11 +8,12 @@ the kernel) are values that the room takes and carries out.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from daemon.core.comm_changes import value_size
 from daemon.core.comms import SendComm
 from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
+from daemon.core.kernel_troubles import KernelTroubles, is_oversize_output
 from daemon.core.outputs import OutputReducer
 from daemon.core.pending import PendingBatch
 from daemon.core.saved_widgets import LoadedComm, view_of
@@ -58,6 +59,7 @@ class SendInput:
 
 
 Effect: TypeAlias = SendExecute | SendInput | SendComm
+KernelErrorReason: TypeAlias = Literal["launch_failed", "died", "protocol", "timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Runtime(PendingBatch):
         self._custom_waiting = 0
         self._kernel_session: str | None = None
         self._input: _InputRequest | None = None
+        self._troubles = KernelTroubles()
 
     def drain(self) -> Batch:
         """Everything that waits, in an order that is right within one commit."""
@@ -236,9 +239,17 @@ class Runtime(PendingBatch):
         self._send_next()
         self._wake(Urgency.URGENT)
 
-    def kernel_gone(self, loss: Loss, *, message: str | None = None, traceback: str | None = None) -> None:
-        """The kernel ended or could not start; `message` makes it an error that peers see."""
+    def kernel_gone(
+        self,
+        loss: Loss,
+        *,
+        message: str | None = None,
+        traceback: str | None = None,
+        reason: KernelErrorReason | None = None,
+    ) -> None:
+        """The kernel ended or could not start; `message` makes it an error that peers see, `reason` if not as usual."""
         self._kernel_session = None
+        self._troubles.clear()
         self._apply(self.queue.kernel_gone(loss, self._monotonic()))
         if self.widgets.live:
             self.on_widgets_gone()
@@ -250,8 +261,8 @@ class Runtime(PendingBatch):
         if message is not None:
             error = {"message": message} if traceback is None else {"message": message, "traceback": traceback}
             self.set_kernel(error=error)
-            reason = "launch_failed" if loss == "launch_failed" else "died"
-            self.emit("kernel_error", {"reason": reason, **error})
+            usual: KernelErrorReason = "launch_failed" if loss == "launch_failed" else "died"
+            self.emit("kernel_error", {"reason": reason or usual, **error})
         self._wake(Urgency.URGENT)
 
     def reconnected(self) -> None:
@@ -309,8 +320,14 @@ class Runtime(PendingBatch):
                 self._take_widgets()
             case k.Reply() if parent.msg_type == "comm_info_request":
                 self._receive_comm_info(content, parent)
+            case k.Oversize() if is_oversize_output(message):
+                self._activity(parent)
+                self.outputs.left_out(self._target(parent), content.nbytes)
             case _:
-                return
+                line = self._troubles.note(message)
+                if line is None:
+                    return
+                self.outputs.stream(KERNEL_LOG, "stderr", line)
         if self.outputs.has_pending:
             self._wake(Urgency.NORMAL)
 

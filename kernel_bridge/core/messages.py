@@ -12,6 +12,9 @@ import msgspec
 
 Channel: TypeAlias = Literal["shell", "control", "iopub", "stdin"]
 
+# Why a multipart is no message: its frames, its signature, its JSON; or it came before (shell, control, stdin).
+RejectionKind: TypeAlias = Literal["no_delimiter", "few_frames", "bad_signature", "duplicate", "bad_header", "bad_json"]
+
 # What every JSON reader holds exactly; a kernel's own integers may be of any length.
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
@@ -175,6 +178,13 @@ class Unknown(Content, frozen=True):
 class Oversize(Content, frozen=True):
     """A message above the hard limit: `nbytes` came, the body was dropped unread, the signature was not checked."""
 
+    nbytes: int
+
+
+class Unreadable(Content, frozen=True):
+    """Not from the kernel, but about it: a multipart came that is no message of it, and was dropped; `kind` says why."""
+
+    kind: RejectionKind
     nbytes: int
 
 

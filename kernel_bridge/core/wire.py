@@ -12,13 +12,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from kernel_bridge.core.contents import decode_content
 from kernel_bridge.core.json_text import loads_leniently
-from kernel_bridge.core.messages import Channel, Header, KernelMessage, Oversize
+from kernel_bridge.core.messages import Channel, Header, KernelMessage, Oversize, RejectionKind
 
 DELIMITER: Final = b"<IDS|MSG>"
 # What Jupyter 5.5 kernels speak; older ones ignore it.
@@ -36,8 +36,6 @@ MAX_FRAMES: Final = 16_384
 MAX_HEADER_BYTES: Final = 64 * 1024
 # A replay is told from a message by its signature; a kernel answers far less than this many requests a second.
 _REMEMBERED_SIGNATURES: Final = 1_000
-
-RejectionKind: TypeAlias = Literal["no_delimiter", "few_frames", "bad_signature", "duplicate", "bad_header", "bad_json"]
 
 
 @dataclass(frozen=True, slots=True)

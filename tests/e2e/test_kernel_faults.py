@@ -1,0 +1,396 @@
+"""Kernels that break rules, die, hang and flood: each has an end that a peer sees, and the next cell runs."""
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import trio
+
+from daemon import kernel_life
+from daemon.core.runtime import Runtime
+from daemon.kernel_life import KernelSupervisor, KernelUnavailable
+from daemon.room import new_id, timestamp
+from sync.writer import PendingEvent
+from tests.fakes.scripted_kernel import ARGV
+from tests.fakes.served_daemon import ServedDaemon
+from tests.fakes.thin_peer import ThinPeer, open_thin_peer
+
+SCRIPTED = "scripted"
+HONEST = "begin(); stdout('honest'); end()"
+
+
+@pytest.fixture(scope="module")
+def scripted(daemon: ServedDaemon) -> ServedDaemon:
+    daemon.add_kernelspec(SCRIPTED, ARGV)
+    return daemon
+
+
+@asynccontextmanager
+async def peer_of(daemon: ServedDaemon, kernel_name: str | None = SCRIPTED) -> AsyncIterator[ThinPeer]:
+    """A peer of a new notebook, whose kernel runs."""
+    async with daemon.opened(kernel_name=kernel_name) as opened, open_thin_peer(daemon, opened) as peer:
+        await peer.request("launch_kernel")
+        yield peer
+
+
+async def play(peer: ThinPeer, script: str, within: float = 30) -> tuple[str, str, dict[str, Any]]:
+    """Runs a script to its end: how it ended, the text that its cell shows, and the params of execution_done."""
+    cell_id = peer.add_cell(script)
+    execution_id = await peer.execute(cell_id)
+    event = await peer.event("execution_done", execution_id=execution_id, within=within)
+    await peer.settle()
+    assert len(peer.heard("execution_done", execution_id=execution_id)) == 1
+    assert len(peer.heard("execution_started", execution_id=execution_id)) <= 1
+    assert peer.status(execution_id) == event.params["status"]
+    return event.params["status"], shown(await peer.outputs(cell_id)), event.params
+
+
+def shown(outputs: list[dict[str, Any]]) -> str:
+    """What a person reads."""
+    parts = []
+    for output in outputs:
+        match output["output_type"]:
+            case "stream":
+                parts.append("".join(output["text"]))
+            case "error":
+                parts.append(output["ename"])
+            case _:
+                parts.append("".join(output["data"].get("text/plain", "")))
+    return "|".join(parts)
+
+
+async def log_of(peer: ThinPeer) -> str:
+    """The kernel log."""
+    return shown(await peer.decode(peer.read("kernel_log") or []))
+
+
+# --- Messages that no rule allows: what the cell shows, how it ends, what the log says.
+
+# (script, status, text of the cell, line of the kernel log)
+BAD_MESSAGES = {
+    "unsigned": (
+        "begin(); send_frames('iopub', [b'<IDS|MSG>', b'', *frames('stream', {'name': 'stdout', 'text': 'forged'})[2:]])\n"
+        "stdout('true'); end()",
+        ("done", "true", "not signed with its key"),
+    ),
+    "signed_with_another_key": (
+        "begin(); send_frames('iopub', frames('stream', {'name': 'stdout', 'text': 'forged'}, key=b'x'))\n"
+        "stdout('true'); end()",
+        ("done", "true", "not signed with its key"),
+    ),
+    "no_message_at_all": (
+        "begin(); send_frames('iopub', [b'\\xff' * 1000, b'']); stdout('true'); end()",
+        ("done", "true", "something that is no message"),
+    ),
+    "parts_missing": (
+        "begin(); send_frames('iopub', frames('stream', {})[:4]); stdout('true'); end()",
+        ("done", "true", "lacks parts"),
+    ),
+    "no_json": (
+        "begin(); send_frames('iopub', frames('stream', b'{\"text')); stdout('true'); end()",
+        ("done", "true", "is no JSON"),
+    ),
+    "malformed_header": (
+        "import hashlib, hmac\n"
+        "begin(); good = frames('stream', {'text': 'x'}); good[2] = b'[1]'\n"
+        "good[1] = hmac.new(session().key, b''.join(good[2:]), 'sha256').hexdigest().encode()\n"
+        "send_frames('iopub', good); stdout('true'); end()",
+        ("done", "true", "malformed header"),
+    ),
+    "content_of_another_type": (
+        "begin(); say('stream', {'name': 'stdout', 'text': {'not': 'text'}}); say('display_data', [1])\n"
+        "stdout('true'); end()",
+        ("done", "true", "does not say what it must"),
+    ),
+    "replayed_reply": (
+        "begin(); stdout('true'); again = frames('execute_reply', {'status': 'ok', 'execution_count': 1})\n"
+        "send_frames('shell', again); send_frames('shell', again); idle()",
+        ("done", "true", "had come before"),
+    ),
+    "null_parent": (
+        "begin(); say('stream', {'name': 'stdout', 'text': 'of nobody'}, parent=None); stdout('true'); end()",
+        ("done", "true", "of nobody"),
+    ),
+    "no_parent": (
+        "begin(); say('stream', {'name': 'stdout', 'text': 'of nobody'}, parent={}); stdout('true'); end()",
+        ("done", "true", "of nobody"),
+    ),
+    "parent_unknown": (
+        "begin(); stranger = {**parent, 'msg_id': 'never sent', 'session': 'another'}\n"
+        "say('stream', {'name': 'stdout', 'text': 'of a stranger'}, parent=stranger)\n"
+        "say('status', {'execution_state': 'idle'}, parent=stranger)\n"
+        "answer('execute_reply', {'status': 'error'}, parent=stranger)\n"
+        "stdout('true'); end()",
+        ("done", "true", "of a stranger"),
+    ),
+    "counts_beyond_all_bounds": (
+        "busy(); say('execute_input', {'code': '', 'execution_count': 2**70}); stdout('true')\n"
+        "say('execute_result', {'data': {'text/plain': '7'}, 'metadata': {}, 'execution_count': -1}); end()",
+        ("done", "true|7", ""),
+    ),
+}
+ORDERS = {
+    "idle_before_reply": ("begin(); stdout('x'); idle(); flush(); reply()", ("done", "x")),
+    "output_before_busy": ("stdout('x'); begin(); end()", ("done", "x")),
+    "reply_before_output": ("begin(); reply(); flush(); stdout('x'); idle()", ("done", "x")),
+    "no_execute_input": ("busy(); end()", ("done", "")),
+    "everything_twice": ("begin(); begin(); stdout('x'); reply(); reply('error'); idle(); idle()", ("done", "x")),
+    "idle_alone_and_again": ("begin(); idle(); flush(); idle(); flush(); reply()", ("done", "")),
+    "stream_after_idle": ("begin(); end(); stdout('late')", ("done", "late")),
+    "unknown_status": ("begin(); stdout('x'); end('what?')", ("error", "x")),
+    "aborted_after_its_start": ("begin(); stdout('x'); end('aborted')", ("error", "x")),
+    "aborted_before_its_start": ("busy(); end('aborted')", ("cancelled", "")),
+}
+
+
+async def test_a_bad_message_costs_itself_alone_and_is_said_in_the_kernel_log(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        for name, (script, (status, text, line)) in BAD_MESSAGES.items():
+            await peer.request("restart_kernel")  # or the same line would not be said again
+            before = await log_of(peer)
+            assert (await play(peer, script))[:2] == (status, text), name
+            assert line in (await log_of(peer)).removeprefix(before), name
+            assert (await play(peer, HONEST))[:2] == ("done", "honest"), name
+        assert peer.heard("kernel_error") == []
+
+
+async def test_messages_out_of_order_lead_to_one_end(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        for name, (script, (status, text)) in ORDERS.items():
+            ended, seen, params = await play(peer, script)
+            if text and not seen:  # what comes after the end is shown all the same
+                await peer.shows(params["cell_id"], lambda outputs, text=text: shown(outputs) == text)  # type: ignore[misc]
+                seen = text
+            assert (ended, seen) == (status, text), name
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_an_end_that_the_kernel_does_not_say_is_said_for_it(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        ended, text, params = await play(peer, "begin(); stdout('x'); reply()")
+        assert (ended, text, params.get("idle_missing")) == ("done", "x", True)
+        ended, text, params = await play(peer, "begin(); stdout('x'); idle()")
+        assert (ended, text, "idle_missing" in params) == ("error", "x", False)
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_a_kernel_that_signs_with_another_key_is_ended_and_peers_hear_why(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        script = "begin()\nfor n in range(20): send_frames('iopub', frames('stream', {'text': 'forged'}, key=b'x'))"
+        assert (await play(peer, script))[0] == "error"
+        [error] = peer.heard("kernel_error")
+        assert error.params["reason"] == "protocol"
+        assert "not signed" in error.params["message"]
+        assert peer.read("kernel", "status") == "dead"
+        assert "not signed" in peer.read("kernel", "error", "message")
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_a_hang_with_a_beating_heart_ends_by_a_restart_and_holds_up_nobody(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer, peer_of(scripted) as other:
+        hung = await peer.execute(
+            peer.add_cell(
+                "signal.signal(signal.SIGINT, signal.SIG_IGN); begin(); stdout('in'); threading.Event().wait()"
+            )
+        )
+        await peer.event("execution_started", execution_id=hung)
+        queued = await peer.execute(peer.add_cell(HONEST))
+        assert (await peer.request("interrupt"))["execution_id"] == hung  # at once, though it changes nothing
+        assert (await peer.refusal("complete", code="a", cursor_pos=1)).reason == "timeout"
+        assert (await play(other, HONEST))[:2] == ("done", "honest")
+        assert peer.status(hung) == "running"
+        await peer.request("restart_kernel")
+        assert (await peer.done(hung), await peer.done(queued)) == ("interrupted", "cancelled")
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+# --- Deaths.
+
+
+def kernel_process(daemon: ServedDaemon, name: str) -> psutil.Process:
+    [kernel] = [p for p in psutil.Process(daemon.pid).children() if any(name in word for word in p.cmdline())]
+    return kernel
+
+
+async def test_an_oom_kill_with_fifty_in_the_queue_ends_all_of_them(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        running = await peer.execute(peer.add_cell("begin(); stdout('in'); threading.Event().wait()"))
+        await peer.event("execution_started", execution_id=running)
+        queued = [await peer.execute(peer.add_cell(HONEST)) for _ in range(50)]
+        kernel_process(scripted, "scripted_kernel").kill()
+        assert await peer.done(running) == "error"
+        assert {await peer.done(execution_id) for execution_id in queued} == {"cancelled"}
+        error = await peer.event("kernel_error")
+        assert error.params["reason"] == "died"
+        assert "signal 9" in error.params["message"]
+        await peer.settle()
+        assert peer.read("queue") == {"executing": None, "queued": []}
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "begin(); send_frames('iopub', frames('stream', {'text': 'y' * 50_000_000})); os.kill(os.getpid(), 9)",
+        "begin(); kernel.sockets['iopub'].send(b'topic', 2); os._exit(1)",  # 2: SNDMORE
+        "os._exit(1)",
+    ],
+    ids=["within_a_long_one", "between_its_frames", "before_the_first"],
+)
+async def test_a_kernel_that_dies_in_the_middle_of_a_message_is_told(scripted: ServedDaemon, script: str) -> None:
+    async with peer_of(scripted) as peer:
+        status, _, _ = await play(peer, script)
+        assert status in ("error", "cancelled")
+        [error] = peer.heard("kernel_error")
+        assert error.params["reason"] == "died"
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_a_kernel_that_ends_itself_in_a_comm_callback_is_told(daemon: ServedDaemon) -> None:
+    async with peer_of(daemon, "python3") as peer:
+        source = (
+            "import os\n"
+            "def opened(comm, message): comm.on_msg(lambda message: os._exit(3))\n"
+            "get_ipython().kernel.comm_manager.register_target('bomb', opened)"
+        )
+        assert await peer.run(peer.add_cell(source)) == "done"
+        await peer.request("comm_open", comm_id="b", target_name="bomb", data={})
+        await peer.request("comm_custom", comm_id="b", content={})
+        error = await peer.event("kernel_error")
+        assert (error.params["reason"], "exit code 3" in error.params["message"]) == ("died", True)
+        await peer.settle()
+        assert (peer.read("kernel", "status"), peer.read("comms")) == ("dead", {})
+        assert (await peer.refusal("comm_custom", comm_id="b", content={})).reason == "no_kernel"
+        assert await peer.run(peer.add_cell("1")) == "done"
+        assert peer.read("kernel", "error") is None
+
+
+async def test_a_kernel_that_is_no_program_is_told(daemon: ServedDaemon, tmp_path: Path) -> None:
+    program = tmp_path / "kernel"
+    program.write_text("not executable")
+    daemon.add_kernelspec("no-program", [str(program), "{connection_file}"])
+    async with daemon.opened(kernel_name="no-program") as opened, open_thin_peer(daemon, opened) as peer:
+        assert await peer.run(peer.add_cell("1")) == "cancelled"
+        error = await peer.event("kernel_error")
+        await peer.settle()
+        assert error.params["reason"] == "launch_failed"
+        assert "Permission denied" in error.params["message"]
+        assert peer.read("kernel", "status") == "dead"
+
+
+async def test_a_start_that_hangs_is_ended_in_time_and_told_as_that(
+    jupyter_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_life, "READY_SECONDS", 0.5)
+    folder = jupyter_home / "jupyter/data/kernels/silent"
+    folder.mkdir(parents=True)
+    argv = [
+        sys.executable,
+        "-c",
+        "import sys, time; sys.stderr.write('warming up'); sys.stderr.flush(); time.sleep(600)",
+    ]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Silent", "language": "none"}))
+    runtime = Runtime(new_id=new_id, monotonic=trio.current_time, timestamp=timestamp, wake=lambda urgency: None)
+    kernels = KernelSupervisor(
+        runtime,
+        cwd=jupyter_home,
+        env=os.environ,
+        runtime_dir=jupyter_home / "k",
+        default_name=lambda: "silent",
+        deadline_moved=lambda: None,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kernels.run)
+        runtime.add_cell("a")
+        runtime.submit([("x", "a", "1")], run_id=None, stop_on_error=False)
+        with pytest.raises(KernelUnavailable, match=r"did not answer within 0\.5 s") as unavailable:
+            await kernels.launch(None).wait()
+        nursery.cancel_scope.cancel()
+    assert unavailable.value.stderr == "warming up"
+    events = [notice for notice in runtime.drain().notices if isinstance(notice, PendingEvent)]
+    [done] = [event.params for event in events if event.method == "execution_done"]
+    [error] = [event.params for event in events if event.method == "kernel_error"]
+    assert (done["status"], error["reason"], error["traceback"]) == ("cancelled", "timeout", "warming up")
+    assert runtime.kernel_status == "dead"
+
+
+# --- Floods.
+
+FLUSHED = 100_000
+
+
+async def test_megabytes_on_stdout_and_stderr_of_the_process_change_nothing_and_the_end_is_told(
+    scripted: ServedDaemon,
+) -> None:
+    async with peer_of(scripted) as peer:
+        script = (
+            "begin()\nfor fd in (1, 2):\n    for n in range(200): os.write(fd, b'z' * 99_999 + b'\\n')\n"
+            "os.write(2, b'last words'); stdout('x'); end()"
+        )
+        assert (await play(peer, script))[:2] == ("done", "x")
+        assert (await play(peer, "begin(); flush(); os._exit(4)"))[0] == "error"
+        [error] = peer.heard("kernel_error")
+        assert error.params["traceback"].endswith("last words")
+        assert len(error.params["traceback"]) <= 64 * 1024
+
+
+async def test_prints_without_end_are_one_output_and_can_be_interrupted(daemon: ServedDaemon) -> None:
+    async with peer_of(daemon, "python3") as peer:
+        cell = peer.add_cell(f"for i in range({FLUSHED * 2}): print(i)")
+        assert await peer.run(cell, within=60) == "done"
+        await peer.settle()
+        [output] = await peer.outputs(cell)
+        assert "".join(output["text"]) == "".join(f"{i}\n" for i in range(FLUSHED * 2))
+        endless = await peer.execute(peer.add_cell("while True: print('x' * 80)"))
+        await peer.event("execution_started", execution_id=endless)
+        await peer.request("interrupt")
+        assert await peer.done(endless) == "interrupted"
+
+
+async def test_a_hundred_megabytes_in_one_message_arrive_or_are_said_to_be_left_out(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        status, text, _ = await play(peer, "begin(); stdout('y' * 100_000_000 + '\\n'); end()", within=60)
+        assert (status, len(text), set(text)) == ("done", 100_000_001, {"y", "\n"})
+        script = "begin(); say('display_data', {'data': {'text/html': 'y' * 150_000_000}, 'metadata': {}}); end()"
+        status, text, _ = await play(peer, script, within=60)
+        assert (status, "was left out" in text) == ("done", True)
+        # Beyond what is read at all.
+        script = "begin(); say('display_data', {'data': {}, 'metadata': {}}, buffers=[bytes(270 * 2**20)]); end()"
+        status, text, _ = await play(peer, script, within=60)
+        assert (status, "was left out" in text) == ("done", True)
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_ten_thousand_updates_of_a_display_leave_the_last(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        script = (
+            "begin(); one = {'transient': {'display_id': 'd'}, 'metadata': {}}\n"
+            "say('display_data', {'data': {'text/plain': 'first'}, **one})\n"
+            "for n in range(10_000): say('update_display_data', {'data': {'text/plain': f'{n}'}, **one})\n"
+            "end()"
+        )
+        changes = len(peer.runtime.replica.changes_since(()))
+        assert (await play(peer, script, within=60))[:2] == ("done", "9999")
+        commits = len(peer.runtime.replica.changes_since(())) - changes
+        assert commits < 5_000, "updates between two commits leave the last"
+
+
+async def test_a_hundred_thousand_comms_are_as_many_as_fit_and_a_line(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        script = (
+            "begin(); data = {'state': {'_model_name': 'IntSliderModel', 'value': 1}, 'buffer_paths': []}\n"
+            "for n in range(100_000):\n"
+            "    say('comm_open', {'comm_id': f'c{n}', 'target_name': 'jupyter.widget', 'data': data})\n"
+            "end()"
+        )
+        assert (await play(peer, script, within=110))[0] == "done"
+        comms = peer.read("comms")
+        assert len(comms) == 10_000
+        assert "more than 10000 comms" in await log_of(peer)
+        assert (await play(peer, HONEST, within=60))[:2] == ("done", "honest")
