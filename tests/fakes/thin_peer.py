@@ -5,7 +5,7 @@ was there when it arrived (`early`). Its runtime replica keeps the history: `sta
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -168,8 +168,11 @@ class ThinPeer:
 
         Raises:
             RequestFailed: it is refused.
+            ConnectionEnded: there will be no answer.
         """
-        return await self.ask(method, **params).result(within)
+        asked = self.ask(method, **params)
+        await self.wait(asked.arrived.is_set, within)
+        return await asked.result()
 
     async def refusal(self, method: str, **params: Any) -> RequestFailed:
         """Sends a request that must be refused; the error."""
@@ -364,17 +367,15 @@ class ThinPeer:
 
     async def write_loop(self) -> None:
         """Writes what is due until the connection ends."""
-        await self._socket.send([encode_frame(Join(self.peer_id, ("1",), {"isEphemeral": True}))])
-        while not self.ended.is_set():
-            self._due = trio.Event()
-            frames = self._frames()
-            if frames:
-                try:
+        with suppress(SocketClosed):  # the reading task says so
+            await self._socket.send([encode_frame(Join(self.peer_id, ("1",), {"isEphemeral": True}))])
+            while not self.ended.is_set():
+                self._due = trio.Event()
+                frames = self._frames()
+                if frames:
                     await self._socket.send(frames)
-                except SocketClosed:
-                    return  # the reading task says so
-            else:
-                await self._due.wait()
+                else:
+                    await self._due.wait()
 
     def _frames(self) -> list[bytes]:
         if self.daemon_id is None:
