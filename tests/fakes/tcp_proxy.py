@@ -33,7 +33,7 @@ class Fault:
         reset: the cut is a reset, not an end.
         delay: each piece waits 0 to so many seconds.
         stall_after_bytes: from here on nothing is passed on for `stall_seconds`, though the connection stands.
-        stall_seconds: math.inf is for good: half of the connection is dead, and nobody is told.
+        vanish_after_bytes: from here on whatever either end sends goes nowhere, and nobody is told: half-open for both.
     """
 
     direction: Direction = "to_client"
@@ -43,6 +43,7 @@ class Fault:
     delay: float = 0.0
     stall_after_bytes: int | None = None
     stall_seconds: float = 0.0
+    vanish_after_bytes: int | None = None
 
 
 NO_FAULT = Fault()
@@ -105,7 +106,8 @@ class Wire:
     Attributes:
         plan: gives each new WebSocket connection its fault.
         connections: how many of any kind were made.
-        faults_met: those whose cut or stall came about.
+        faults_met: those that came about.
+        given_up: which end of a connection that had vanished gave it up, in order.
     """
 
     url: str
@@ -118,6 +120,8 @@ class Wire:
         self.connections = 0
         self.plan: Callable[[], Fault] = lambda: NO_FAULT
         self.faults_met: list[Fault] = []
+        self.given_up: list[Literal["server", "client"]] = []
+        self._gave_up = trio.Event()
 
     @property
     def open(self) -> int:
@@ -158,36 +162,49 @@ class Wire:
             try:
                 head = await inner.receive_some(_CHUNK)
                 fault = self.plan() if head.startswith(b"GET /sync") else NO_FAULT
+                counted = _Counted(fault)
                 async with trio.open_nursery() as nursery:
                     ends = nursery.cancel_scope
-                    nursery.start_soon(self._copy, inner, outer, ends, fault, "to_server", bytes(head))
-                    nursery.start_soon(self._copy, outer, inner, ends, fault, "to_client", b"")
+                    nursery.start_soon(self._copy, inner, outer, ends, counted, "to_server", bytes(head))
+                    nursery.start_soon(self._copy, outer, inner, ends, counted, "to_client", b"")
             finally:
                 self._streams -= both
                 for stream in both:
                     stream.socket.close()
+
+    async def wait_given_up(self, end: Literal["server", "client"]) -> None:
+        """Returns when this end of a connection that had vanished has given it up."""
+        while end not in self.given_up:
+            await self._gave_up.wait()
 
     async def _copy(
         self,
         source: trio.SocketStream,
         sink: trio.SocketStream,
         both: trio.CancelScope,
-        fault: Fault,
+        counted: "_Counted",
         direction: Direction,
         data: bytes,
     ) -> None:
-        counted = _Counted(fault) if fault.direction == direction else None
+        fault = counted.fault
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data or (data := bytes(await source.receive_some(_CHUNK))):
                 if fault.delay:
                     await trio.sleep(self._rng.uniform(0, fault.delay))
-                if counted is not None:
+                if fault.direction == direction:
                     data = await self._meet(counted, data, sink)
-                    if counted.is_cut:
-                        self._end(fault, source, sink)
-                        break
-                await sink.send_all(data)
+                if counted.is_cut:
+                    self._end(fault, source, sink)
+                    break
+                if not counted.has_vanished:
+                    await sink.send_all(data)
                 data = b""
+        if counted.has_vanished:
+            self.given_up.append("client" if direction == "to_server" else "server")
+            self._gave_up.set()
+            self._gave_up = trio.Event()
+            # The other end has not heard of it, and never will.
+            await trio.sleep_forever()
         both.cancel()
 
     async def _meet(self, counted: "_Counted", data: bytes, sink: trio.SocketStream) -> bytes:
@@ -196,6 +213,12 @@ class Wire:
         if counted.is_cut:
             await sink.send_all(passing)
             self.faults_met.append(counted.fault)
+            return b""
+        if counted.vanishes_now:
+            counted.vanishes_now = False
+            counted.has_vanished = True
+            self.faults_met.append(counted.fault)
+            await sink.send_all(passing)
             return b""
         if counted.stalls_now:
             counted.stalls_now = False
@@ -218,6 +241,8 @@ class _Counted:
         self.fault = fault
         self.is_cut = False
         self.stalls_now = False
+        self.vanishes_now = False
+        self.has_vanished = False
         self._bytes = 0
         self._boundaries = FrameBoundaries()
 
@@ -228,6 +253,9 @@ class _Counted:
         if fault.cut_after_bytes is not None and fault.cut_after_bytes <= self._bytes:
             self.is_cut = True
             return data[: max(0, fault.cut_after_bytes - start)], b""
+        if fault.vanish_after_bytes is not None and start < fault.vanish_after_bytes <= self._bytes:
+            self.vanishes_now = True
+            return data[: fault.vanish_after_bytes - start], b""
         if fault.stall_after_bytes is not None and start < fault.stall_after_bytes <= self._bytes:
             self.stalls_now = True
             at = fault.stall_after_bytes - start

@@ -221,7 +221,7 @@ async def client(crowd: Crowd, history: History, wire: Wire, plan: Plan) -> None
             history.asked.append(Asked(execution.id, cell_id, source, "accepted"))
             if crowd.rng.random() < 0.2:
                 # What is not repeated is heard of, and nothing else comes of it.
-                with suppress(ConnectionLost):
+                with suppress(ConnectionLost, RequestFailed):
                     await nb.complete("ran_l", 5)
             result = await execution.result()
             assert result.status in FINAL
