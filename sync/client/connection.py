@@ -276,7 +276,9 @@ class Connection:
             try:
                 await self._serve()
             except RequestFailed as error:
-                return ConnectionLost(f"the daemon does not let us in any more: {error}")
+                if not _is_passing(error.code):
+                    return ConnectionLost(f"the daemon does not let us in any more: {error}")
+                self._failure = ConnectionLost(f"the daemon lets nobody in at the moment: {error}")
             except NotebookError as error:
                 self._failure = error
             else:
@@ -394,6 +396,11 @@ def request_failed(error: Mapping[str, Any]) -> RequestFailed:
         {key: value for key, value in data.items() if key != "reason"},
         str(error.get("message", "")),
     )
+
+
+def _is_passing(status: int) -> bool:
+    """Whether an upgrade that was refused like this may be granted a little later: too many are there, or it is starting."""
+    return status == 429 or status >= 500
 
 
 def _refusal(status: int) -> str:

@@ -19,7 +19,7 @@ from sync.client import (
     open_notebook,
 )
 from tests.fakes.daemon_process import DaemonProcess, running_daemon
-from tests.fakes.tcp_proxy import wire_to
+from tests.fakes.tcp_proxy import Fault, wire_to
 
 VIEWER = "a-viewers-token"
 
@@ -270,6 +270,37 @@ async def test_work_goes_on_over_a_connection_that_breaks(daemon: DaemonProcess)
             await nb.confirm_sync()
             assert {cell.source for cell in nb.cells} == {cell.source for cell in near.cells}
             assert len(nb.cells) == 3
+
+
+async def test_an_execution_runs_once_wherever_the_connection_breaks_meanwhile(daemon: DaemonProcess) -> None:
+    """In front of the request, behind it, in front of the answer, behind it: at each of the first frames, both ways."""
+    faults = [
+        Fault(direction, cut_after_frames=number, reset=bool(number % 2))
+        for number in range(12)
+        for direction in ("to_server", "to_client")
+    ]
+    async with wire_to(daemon.url) as wire, opened(daemon) as near:
+        await (await near.add_cell("runs = 0").execute()).result()
+        async with open_notebook(wire.url, token=daemon.token, path="a.ipynb") as nb:
+            await nb.confirm_sync()
+            for fault in faults:
+                planned = iter([fault])
+                wire.plan = lambda planned=planned: next(planned, Fault())  # type: ignore[misc]
+                wire.break_all()
+                cell = nb.add_cell(f"runs += 1; print(runs, {fault.cut_after_frames})")
+                execution = await cell.execute()
+                # Whatever it meets before and after the acceptance.
+                result = await execution.result()
+                assert [output.text for output in result.outputs] == [
+                    f"{faults.index(fault) + 1} {fault.cut_after_frames}\n"
+                ]
+            met = len(wire.faults_met)
+            await nb.confirm_sync()
+            await near.confirm_sync()
+            assert nb.notebook_heads() == near.notebook_heads()
+            assert len(nb.cells) == len(faults) + 1
+    print(f"{met} of {len(faults)} cuts met")
+    assert met >= len(faults) // 2  # a connection that carries little does not come as far as the later ones
 
 
 async def test_the_end_of_the_daemon_is_no_hang(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ Reply = Callable[[dict[str, Any]], dict[str, Any] | None]
 class ScriptedDaemon(SimulatedDaemon):
     """One notebook with its runtime document; `replies` says what is answered to a method, `requests` what was asked.
 
+    `refusals` are the HTTP statuses by which the next connections are refused.
+
     A reply is a function of the params; None leaves the request without an answer, a RequestError is an error.
     """
 
@@ -36,6 +38,7 @@ class ScriptedDaemon(SimulatedDaemon):
         self.replies: dict[str, Reply] = {}
         self.sockets: dict[SimulatedClient, PeerSocket] = {}
         self.accepts = True
+        self.refusals: list[int] = []
         self.runtimes = 0
         self.asked = trio.Event()
         super().__init__(max_payload=256 * 1024)
@@ -120,6 +123,11 @@ class ScriptedDaemon(SimulatedDaemon):
 
     async def serve(self, stream: trio.SocketStream) -> None:
         if not self.accepts:
+            await stream.aclose()
+            return
+        if self.refusals:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % self.refusals.pop(0))
             await stream.aclose()
             return
         client = SimulatedClient(session=None)  # type: ignore[arg-type]  # the real one is at the other end

@@ -405,6 +405,31 @@ async def test_a_lost_daemon_is_given_up_after_a_while_and_everyone_hears_of_it(
         assert cell.source == "1"
 
 
+@pytest.mark.parametrize("status", [503, 500, 429])
+async def test_a_daemon_that_lets_nobody_in_at_the_moment_is_asked_again(daemon: ScriptedDaemon, status: int) -> None:
+    async with opened(daemon) as nb:
+        daemon.refusals = [status, status]
+        daemon.drop()
+        await nb.wait_for(lambda: not daemon.refusals)
+        cell = nb.add_cell("written meanwhile")
+        await nb.confirm_sync()
+
+        assert NotebookSchema.read_source(daemon.notebook.replica, cell.id) == "written meanwhile"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_daemon_that_does_not_know_the_token_any_more_is_not_asked_again(
+    daemon: ScriptedDaemon, status: int
+) -> None:
+    async with opened(daemon) as nb:
+        daemon.refusals = [status, status]
+        daemon.drop()
+        with pytest.raises(ConnectionLost, match="does not let us in"):
+            await nb.wait_for(lambda: False)
+
+    assert daemon.refusals == [status]
+
+
 async def test_an_execution_that_a_restarted_daemon_does_not_know_is_lost(daemon: ScriptedDaemon) -> None:
     async with opened(daemon) as nb:
         cell = nb.add_cell("1")
