@@ -22,7 +22,8 @@ async def test_stdout_and_stderr_keep_their_order_whoever_writes_them(daemon: Se
     async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
         cell_id = peer.add_cell(
             "import subprocess, sys, threading\n"
-            "print('one'); print('two', file=sys.stderr); print('three')\n"
+            # Flushed, since ipykernel joins what each stream has within 0.2 s, whatever the other had in between.
+            "print('one', flush=True); print('two', file=sys.stderr, flush=True); print('three', flush=True)\n"
             "thread = threading.Thread(target=print, args=('of a thread',)); thread.start(); thread.join()\n"
             "subprocess.run(['printf', 'of a child']).returncode"
         )

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import trio
 
 from sync.client import ConnectionLost, Event, Notebook, RequestFailed, open_notebook
+from sync.core.binding import ROOT
 from sync.core.identifiers import heads_from_hex, heads_to_hex
 from sync.core.notebook_schema import NotebookSchema
 from sync.websocket import SocketClosed, SocketProtocolError, SocketRefused
@@ -44,6 +45,8 @@ Plan: TypeAlias = Callable[[], Fault]
 _RETRY_MS = 1000
 # For one thing to happen behind delays, stalls and cuts, on a machine that twenty peers keep busy.
 _PATIENCE = 120.0
+# For so many commits after its end an execution is looked at: what comes late comes within a few.
+_WATCHED_COMMITS = 20
 # What the peer says when an answer never came.
 _NO_ANSWER = "no response"
 _ANSWER_SECONDS = 0.5  # then it is asked again, which is the same execution
@@ -151,10 +154,7 @@ class Crowd:
             self.quiet.set()
             await witness.settle()
             self.histories.insert(0, History("witness", [told_by(witness)], end=end_of_thin(witness)))
-            self.commits = [
-                {i: e["status"] for i, e in (witness.read("executions", heads=(bytes(change.hash),)) or {}).items()}
-                for change in witness.runtime.replica.changes_since(())
-            ]
+            self.commits = statuses_by_commit(witness)
 
     async def join(self) -> None:
         """An actor is there; returns when all are, and the weather may turn."""
@@ -309,6 +309,24 @@ async def _edit_and_execute(crowd: Crowd, history: History, peer: ThinPeer) -> N
 
 def told_by(peer: ThinPeer) -> list[Told]:
     return [Told(event.method, event.params, event.early) for event in peer.events]
+
+
+def statuses_by_commit(peer: ThinPeer) -> list[dict[str, str]]:
+    """Executions' statuses after each commit. Those that ended long ago are left out: each costs a look into the past."""
+    commits: list[dict[str, str]] = []
+    ended: dict[str, int] = {}
+    for number, change in enumerate(peer.runtime.replica.changes_since(())):
+        heads = (bytes(change.hash),)
+        found = peer.runtime.replica.get(ROOT, "executions", heads)
+        ids = [] if found is None else peer.runtime.replica.keys(found[1], heads)
+        statuses = {}
+        for execution_id in ids:
+            if number - ended.get(execution_id, number) <= _WATCHED_COMMITS:
+                statuses[execution_id] = str(peer.read("executions", execution_id, "status", heads=heads))
+                if statuses[execution_id] in FINAL:
+                    ended.setdefault(execution_id, number)
+        commits.append(statuses)
+    return commits
 
 
 def source_of(peer: ThinPeer, cell_id: str) -> str:
