@@ -15,7 +15,7 @@ from tests.history import violations
 BOUNDARIES = 4 * FRAMES
 CELLS = ["a", "b", "c", "d", "e"]
 SHORT_SECONDS = 40.0
-LONG_SECONDS = 240.0
+LONG_SECONDS = 150.0
 
 
 async def live_through(directory: Path, seed: int, seconds: float, *, to_the_end: bool) -> str:

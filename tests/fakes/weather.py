@@ -154,7 +154,9 @@ class Crowd:
             self.quiet.set()
             await witness.settle()
             self.histories.insert(0, History("witness", [told_by(witness)], end=end_of_thin(witness)))
-            self.commits = statuses_by_commit(witness)
+
+        # When all have left: it takes seconds, in which nobody is answered.
+        self.commits = statuses_by_commit(witness)
 
     async def join(self) -> None:
         """An actor is there; returns when all are, and the weather may turn."""
