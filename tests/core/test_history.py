@@ -45,6 +45,14 @@ def test_a_good_history_has_no_violations() -> None:
     assert Story().violations() == []
 
 
+def test_a_peer_that_is_behind_hears_the_last_state_of_the_queue_only() -> None:
+    story = Story()
+    story.events[0:0] = [told(0, "queue_changed", "")]
+    story.witness.connections = [[*story.events[:1], *story.events[2:]]]
+    story.broken.connections = [story.events]
+    assert story.violations() == []
+
+
 def _early(story: Story) -> None:
     story.broken.connections[0][1] = told(2, "execution_started", "x", early=True)
 
@@ -165,7 +173,7 @@ def _edit_doubled(story: Story) -> None:
         (_early, "P1: broken heard execution_started 2"),
         (_other_event, "broken heard another event 2"),
         (_out_of_order, "broken heard event 1 after 2"),
-        (_gap, "broken missed events 2 to 3"),
+        (_gap, "broken missed event 3 (execution_done)"),
         (_unheard, "witness never heard event 2"),
         (_no_witness, "witness is no witness"),
         (_other_source, "P2: x ran 'ran()  # older'"),

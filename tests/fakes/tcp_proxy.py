@@ -105,6 +105,7 @@ class Wire:
 
     Attributes:
         plan: gives each new WebSocket connection its fault.
+        missed: gets back the fault of a connection that ended before it came about.
         connections: how many of any kind were made.
         faults_met: those that came about.
         given_up: which end of a connection that had vanished gave it up, in order.
@@ -119,6 +120,7 @@ class Wire:
         self.is_cut = False
         self.connections = 0
         self.plan: Callable[[], Fault] = lambda: NO_FAULT
+        self.missed: Callable[[Fault], None] = lambda fault: None
         self.faults_met: list[Fault] = []
         self.given_up: list[Literal["server", "client"]] = []
         self._gave_up = trio.Event()
@@ -163,10 +165,14 @@ class Wire:
                 head = await inner.receive_some(_CHUNK)
                 fault = self.plan() if head.startswith(b"GET /sync") else NO_FAULT
                 counted = _Counted(fault)
-                async with trio.open_nursery() as nursery:
-                    ends = nursery.cancel_scope
-                    nursery.start_soon(self._copy, inner, outer, ends, counted, "to_server", bytes(head))
-                    nursery.start_soon(self._copy, outer, inner, ends, counted, "to_client", b"")
+                try:
+                    async with trio.open_nursery() as nursery:
+                        ends = nursery.cancel_scope
+                        nursery.start_soon(self._copy, inner, outer, ends, counted, "to_server", bytes(head))
+                        nursery.start_soon(self._copy, outer, inner, ends, counted, "to_client", b"")
+                finally:
+                    if not counted.came_about:
+                        self.missed(fault)
             finally:
                 self._streams -= both
                 for stream in both:
@@ -211,8 +217,9 @@ class Wire:
         """What of `data` passes after the fault, or, if it is a cut, nothing more."""
         passing, rest = counted.split(data)
         if counted.is_cut:
-            await sink.send_all(passing)
+            counted.came_about = True
             self.faults_met.append(counted.fault)
+            await sink.send_all(passing)
             return b""
         if counted.vanishes_now:
             counted.vanishes_now = False
@@ -243,6 +250,7 @@ class _Counted:
         self.stalls_now = False
         self.vanishes_now = False
         self.has_vanished = False
+        self.came_about = False  # a cut
         self._bytes = 0
         self._boundaries = FrameBoundaries()
 

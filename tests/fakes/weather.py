@@ -76,6 +76,11 @@ class Skies:
             return self.frame_cuts.popleft()
         return self.any_byte()
 
+    def again(self, fault: Fault) -> None:
+        """A connection ended before its cut: another one must meet it."""
+        if fault.cut_after_frames is not None:
+            self.frame_cuts.append(fault)
+
     def any_byte(self) -> Fault:
         """A cut at any byte, the HTTP head's included."""
         direction = self.rng.choice(("to_server", "to_client"))
@@ -137,12 +142,12 @@ class Crowd:
         self._joined = 0
         self._all_joined = trio.Event()
 
-    async def run(self, actors: Sequence[tuple["Actor", Plan]], over: Callable[[], bool], seconds: float) -> None:
+    async def run(self, actors: Sequence["Cast"], over: Callable[[], bool], seconds: float) -> None:
         """Lets them go on until it is over, or for so many seconds; then all is quiet, and each looks at its replica."""
         self._actors = len(actors)
         async with open_thin_peer(self.daemon, self.documents) as witness, trio.open_nursery() as nursery:
-            for number, (actor, plan) in enumerate(actors):
-                nursery.start_soon(self._act, actor, plan, number)
+            for number, (actor, plan, missed) in enumerate(actors):
+                nursery.start_soon(self._act, actor, plan, missed, number)
             with trio.move_on_after(seconds):
                 while not over():
                     heard = len(witness.events)
@@ -182,15 +187,18 @@ class Crowd:
         lines = (self.daemon.root / "ran.jsonl").read_text().splitlines()
         return Ran([(execution_id, source) for execution_id, source in map(json.loads, lines)])
 
-    async def _act(self, actor: "Actor", plan: Plan, number: int) -> None:
+    async def _act(self, actor: "Actor", plan: Plan, missed: Callable[[Fault], None], number: int) -> None:
         history = History(f"{actor.__name__}{number}")
         self.histories.append(history)
         async with wire_to(self.daemon.url, seed=number) as wire:
+            wire.missed = missed
             self.actors.append((history, wire))
             await actor(self, history, wire, plan)
 
 
 Actor: TypeAlias = Callable[[Crowd, History, Wire, Plan], Awaitable[None]]
+# An actor, what its connections meet, and who gets back what one of them did not.
+Cast: TypeAlias = tuple[Actor, Plan, Callable[[Fault], None]]
 
 
 # --- Our Python client, which connects again by itself.
