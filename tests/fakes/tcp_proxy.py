@@ -124,11 +124,8 @@ class Wire:
         self.faults_met: list[Fault] = []
         self.given_up: list[Literal["server", "client"]] = []
         self._gave_up = trio.Event()
-
-    @property
-    def open(self) -> int:
-        """Connections that stand."""
-        return len(self._streams) // 2
+        self._flows = trio.Event()
+        self._flows.set()
 
     def cut(self) -> None:
         """Breaks all connections; new ones break at once, until `mend`."""
@@ -195,6 +192,8 @@ class Wire:
         fault = counted.fault
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data or (data := bytes(await source.receive_some(_CHUNK))):
+                if direction == "to_client":
+                    await self._flows.wait()
                 if fault.delay:
                     await trio.sleep(self._rng.uniform(0, fault.delay))
                 if fault.direction == direction:
