@@ -96,6 +96,9 @@ class ConnectionStatistics:
     foreign_ephemerals: int = 0
     changes_dropped: int = 0
     relays_dropped: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    peers_dropped: int = 0
 
 
 @dataclass(eq=False)
@@ -226,6 +229,7 @@ class Connection:
         """Ends the connection without a Close frame, which would wedge a stock client that still has frames to apply."""
         if not self._closing:
             self._closing = True
+            self.statistics.peers_dropped += 1
             log.warning("peer dropped", peer=self.peer_id, reason=reason)
         self.socket.drop()
         self.nursery.cancel_scope.cancel()
@@ -265,6 +269,7 @@ class Connection:
                 self.drop(f"it took nothing for {STALLED_SECONDS} s")
                 raise
             self.statistics.frames_sent += len(frames)
+            self.statistics.bytes_sent += sum(map(len, frames))
 
     async def drain(self) -> None:
         """Waits until everything is written that may be written now."""
@@ -294,6 +299,7 @@ class Connection:
         while True:
             for data in self.unread:
                 self.statistics.frames_received += 1
+                self.statistics.bytes_received += len(data)
                 await self._receive(decode_frame(data))
                 if len(self.unread) > 1:
                     # Others' work in between: a peer can send many messages at once.

@@ -141,6 +141,11 @@ class DocWriter:
         self.ended = False
         self._disk_refuses = False
 
+    @property
+    def waiting(self) -> int:
+        """Groups of peers' changes that wait to be applied."""
+        return self._changes.submitted - self._changes.taken
+
     def wake(self, urgency: Urgency) -> None:
         """Says that the source holds something."""
         if urgency > self._urgency:

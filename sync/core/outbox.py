@@ -284,6 +284,11 @@ class Outbox:
         return True
 
     @property
+    def notices_waiting(self) -> int:
+        """Events and responses that wait, for their state or for the socket."""
+        return sum(len(lane.notices) for lane in self._lanes.values())
+
+    @property
     def held_bytes(self) -> int:
         """Bytes that wait in this outbox or are being written (payloads are made when written and are not held)."""
         return self._waiting_bytes + self._writing_bytes
