@@ -70,6 +70,7 @@ def serve(
     state_dir: Path | None = None,
     root: Path = Path(),
     log_format: Literal["text", "json"] = "text",
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -88,6 +89,7 @@ def serve(
     state_dir: Where blobs, the token and daemon.json are kept.
     root: The folder that notebooks are opened in.
     log_format: How log lines look.
+    log_level: The least that is logged; debug names every request and execution.
     """
     # Here, since half a second of imports is for those alone who serve.
     from daemon.logs import configure_logging
@@ -96,7 +98,7 @@ def serve(
 
     # A peer can make the core panic in a read, which is caught; a backtrace for each costs 0.7 ms (measured).
     os.environ.setdefault("RUST_BACKTRACE", "0")
-    configure_logging(log_format)
+    configure_logging(log_format, log_level)
     root = root.expanduser().resolve()
     if not root.is_dir():
         raise Failure(EXIT_USAGE, f"--root {root} is not a directory")

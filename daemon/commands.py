@@ -3,12 +3,15 @@
 import json
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import trio
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from daemon.printing import ENDED, Printer
 from daemon.state_dir import DAEMON_FILE
@@ -129,27 +132,33 @@ async def show_status(url: str, token: str, *, as_json: bool) -> int:
     """Prints the daemon and its notebooks."""
     try:
         async with httpx.AsyncClient(timeout=10) as client:
-            health = await client.get(f"{url}/health")
-            answer = await client.get(f"{url}/api/notebooks", headers={"Authorization": f"Bearer {token}"})
+            answer = await client.get(f"{url}/api/status", headers={"Authorization": f"Bearer {token}"})
         answer.raise_for_status()
     except httpx.TransportError as error:
         return _unreachable(url, error)
     except httpx.HTTPStatusError as error:
         print(f"notebookd: the daemon at {url} answers {error.response.status_code}", file=sys.stderr)
         return EXIT_FAILED
-    notebooks = answer.json()["notebooks"]
-    version = health.json()["version"]
+    status = answer.json()
     if as_json:
-        print(json.dumps({"url": url, "version": version, "notebooks": notebooks}))
+        print(json.dumps({"url": url, **status}))
         return EXIT_OK
-    console = Console(soft_wrap=True)
-    console.print(f"notebookd {version} at {url}", highlight=False)
-    if notebooks:
-        table = Table("notebook", "kernel", "status", "peers")
-        for row in notebooks:
-            table.add_row(row["path"], row["kernel"]["name"], row["kernel"]["status"], str(row["peers"]))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"notebookd {status['version']} at {url}", markup=False)
+    console.print(_summary(status), markup=False)
+    if status["notebooks"]:
+        table = Table("notebook", "kernel", "status", "queued", "peers")
+        for row in status["notebooks"]:
+            kernel, queued = row["kernel"], len(row["queue"]["queued"])
+            table.add_row(Text(row["path"]), Text(kernel["name"]), kernel["status"], str(queued), str(row["peers"]))
         console.print(table)
     return EXIT_OK
+
+
+def _summary(status: dict[str, Any]) -> str:
+    up = str(timedelta(seconds=round(status["uptime_seconds"])))
+    memory = f", {status['memory_bytes'] / 2**20:.0f} MiB" if "memory_bytes" in status else ""
+    return f"process {status['pid']}, up {up}{memory}, {status['peers']} peers"
 
 
 async def wait_until_gone(state_dir: Path) -> bool:

@@ -4,12 +4,14 @@ What queues or changes something is taken in order: one request that waits for i
 person needs at once (interrupt, restart, completion, ...) never waits behind them.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import trio
+from structlog.contextvars import bound_contextvars
 
 from daemon.requests import METHODS, Call, Later, Method, Result, decode_params
 from daemon.room import Room
@@ -25,6 +27,7 @@ log = structlog.get_logger(__name__)
 # Ids of a connection's newest answered requests: a repeat is not executed again. A stock client repeats nothing by itself,
 # so this need only cover what a network of repos may still have under way.
 MAX_ANSWERED = 10_000
+_ID: Final = re.compile(r"[0-9a-f-]{36}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +98,10 @@ class Dispatcher:
 
     async def _answer(self, taken: _Taken) -> None:
         """Runs one request up to its acceptance; a fault in it is that request's answer and nobody else's."""
+        with bound_contextvars(room=taken.document_id, **_said_of(taken.request)):
+            await self._accept(taken)
+
+    async def _accept(self, taken: _Taken) -> None:
 
         async def accept() -> None:
             room, method = self._find(taken)
@@ -127,7 +134,7 @@ class Dispatcher:
             self._refuse(taken, RequestError.shutting_down())
         except Exception:
             # The policy line: a bug behind one request must not end the peer's connection, or the daemon.
-            log.exception("request failed", method=taken.request.method, peer=taken.connection.peer_id)
+            log.exception("request failed")
             self._refuse(taken, RequestError.internal())
 
     def _find(self, taken: _Taken) -> tuple[Room, Method]:
@@ -154,3 +161,12 @@ class Dispatcher:
         taken.connection.in_flight.discard(taken.place)
         if taken.request.id is not UNSET:
             taken.connection.send_error(taken.document_id, taken.request.id, error)
+
+
+def _said_of(request: Request) -> dict[str, str]:
+    """What the log says of a request: only what is known to be a method, or an id; a peer can write anything there."""
+    said = {"method": request.method} if request.method in METHODS else {}
+    execution_id = request.params.get("execution_id")
+    if isinstance(execution_id, str) and _ID.fullmatch(execution_id):
+        said["execution_id"] = execution_id
+    return said

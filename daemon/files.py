@@ -11,6 +11,8 @@ from pathlib import Path
 
 import trio
 
+from sync.fsync import fsync, fsync_path
+
 # Files of different notebooks are read and written side by side; a slow network disk must not take every thread.
 _LIMITER_TOKENS = 4
 
@@ -197,7 +199,7 @@ def _write(path: Path, data: bytes, expect: FileStamp | None) -> FileStamp:
                     os.fchmod(descriptor, mode)
                 file.write(data)
                 file.flush()
-                os.fsync(descriptor)
+                fsync(descriptor)
                 # As late as can be: no lock exists that other programs would take.
                 _checked_mode(target, expect)
                 os.rename(temporary, target)
@@ -206,7 +208,7 @@ def _write(path: Path, data: bytes, expect: FileStamp | None) -> FileStamp:
             with suppress(OSError):  # the first error counts
                 os.unlink(temporary)
             raise
-        _fsync_folder(target.parent)
+        fsync_path(target.parent)
         return stamp
 
 
@@ -251,14 +253,6 @@ def _require_regular(status: os.stat_result, error: type[FileUnreadable] | type[
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, f"it is {kind}", str(path))
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -121,6 +121,10 @@ class DaemonApi(Protocol):
         """What can be launched, as JSON."""
         ...
 
+    def status(self) -> dict[str, Any]:
+        """The daemon and its notebooks, as JSON."""
+        ...
+
     def metrics(self) -> bytes:
         """Prometheus' text format."""
         ...
@@ -145,6 +149,7 @@ def build_app(api: DaemonApi) -> Starlette:
             Route("/api/notebooks/{id}", routes.notebook, methods=["DELETE"]),
             Route("/api/notebooks/{id}/file", routes.notebook_file),
             Route("/api/kernelspecs", routes.kernelspecs),
+            Route("/api/status", routes.status),
             Route("/blobs/{hash}", routes.blob),
         ],
         exception_handlers={HTTPException: _http_error, ApiError: _api_error, Exception: _internal_error},
@@ -196,6 +201,9 @@ class _Routes:
 
     async def kernelspecs(self, request: Request) -> Response:
         return JSONResponse(await self._api.kernelspecs())
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._api.status())
 
     async def blob(self, request: Request) -> Response:
         digest = request.path_params["hash"]

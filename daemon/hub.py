@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import structlog
 import trio
+from structlog.contextvars import bind_contextvars
 
 from daemon.collecting import BlobCollector
 from daemon.config import Config
@@ -17,9 +19,12 @@ from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNot
 from daemon.dispatcher import Dispatcher
 from daemon.files import FileStamp, FileUnreadable, OutsideRoot, PathRefused, read_file, resolve_inside, write_atomic
 from daemon.http_app import ApiError, NotebookInfo
+from daemon.kernel_life import MessageCounts
+from daemon.loop_watch import LoopWatch
 from daemon.metrics import Metrics
-from daemon.room import Room, kernel_environment, new_id
+from daemon.room import Room, kernel_environment, new_id, timestamp
 from daemon.saving import render_room
+from daemon.status import describe
 from kernel_bridge import list_kernelspecs
 from sync.blobs import BlobStore
 from sync.connection import Connection, OpenDocument
@@ -37,6 +42,21 @@ CLOSE_SECONDS = 15
 DRAIN_SECONDS = 1.0
 
 
+@dataclass
+class Past:
+    """What rooms that have ended had counted."""
+
+    commits: int = 0
+    executions: Counter[str] = field(default_factory=Counter)
+    kernel_messages: MessageCounts = field(default_factory=MessageCounts)
+
+    def add(self, room: Room) -> None:
+        """A room ended."""
+        self.commits += room.writer.commits
+        self.executions += room.runtime.ended
+        self.kernel_messages += room.kernels.message_counts
+
+
 class Hub:
     """Rooms by document and by path. `run` owns their tasks; a room's error ends that room alone.
 
@@ -52,6 +72,10 @@ class Hub:
         self._config = config
         self._runtime_dir = runtime_dir
         self.connections: set[Connection] = set()
+        self.past = Past()
+        self.loop_watch = LoopWatch()
+        self.started_at = timestamp()
+        self._started = trio.current_time()
         self._counted: Counter[str] = Counter()
         self._metrics = Metrics(self)
         self._rooms: dict[DocumentId, Room] = {}
@@ -99,6 +123,8 @@ class Hub:
 
     def connected(self, connection: Connection) -> None:
         """A peer finished its handshake."""
+        # Called in the connection's own task: what is logged there, and in the tasks that it starts, names the peer.
+        bind_contextvars(peer=connection.peer_id)
         self.connections.add(connection)
 
     def disconnected(self, connection: Connection) -> None:
@@ -108,12 +134,26 @@ class Hub:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What was counted in all connections and rooms, those that have ended too."""
+        """What was counted in all connections, those that have ended too."""
         counted = self._counted.copy()
         for connection in self.connections:
             counted.update(connection.counts())
-        counted["commits"] += sum(room.writer.commits for room in self._rooms.values())
         return counted
+
+    @property
+    def requests(self) -> int:
+        """Requests that were taken."""
+        return self._dispatcher.requests
+
+    @property
+    def kernel_messages(self) -> MessageCounts:
+        """What came from and went to kernels, those that have ended too."""
+        return sum((room.kernels.message_counts for room in self._rooms.values()), self.past.kernel_messages)
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return trio.current_time() - self._started
 
     async def receive_request(self, connection: Connection, document_id: DocumentId, data: dict[str, Any]) -> None:
         """Takes a JSON-RPC object of the connection's own peer."""
@@ -191,6 +231,10 @@ class Hub:
             for name, spec in specs.items()
         }
 
+    def status(self) -> dict[str, Any]:
+        """The daemon and its notebooks, as JSON."""
+        return describe(self)
+
     def metrics(self) -> bytes:
         """Everything measured, as Prometheus reads it."""
         return self._metrics.render()
@@ -265,6 +309,7 @@ class Hub:
         return room
 
     async def _run_room(self, room: Room, task_status: trio.TaskStatus[None]) -> None:
+        bind_contextvars(room=room.id)
         try:
             await room.run(task_status)
         except Exception:
@@ -272,9 +317,9 @@ class Hub:
             log.exception("room failed", room=room.id, path=room.shown_path)
         finally:
             self._rooms.pop(room.notebook.id, None)
-            self._counted["commits"] += room.writer.commits
+            self.past.add(room)
             self.collector.room_closed()
-            for document in (room.notebook, room.runtime_document):
+            for document in room.documents.values():
                 self._documents.pop(document.id, None)
                 for subscriber in list(document.subscribers):
                     if isinstance(subscriber, Connection):

@@ -3,6 +3,7 @@
 One task takes the commands in order. What happens to the executions is decided by the pure `Runtime`; here is only when.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,6 +46,24 @@ class KernelUnavailable(Exception):
         self.stderr = stderr
 
 
+@dataclass(frozen=True, slots=True)
+class MessageCounts:
+    """Messages of kernels: taken and sent by channel, bad ones by (channel, what was wrong)."""
+
+    taken: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+    bad: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reconnections: int = 0
+
+    def __add__(self, other: "MessageCounts") -> "MessageCounts":
+        return MessageCounts(
+            self.taken + other.taken,
+            self.sent + other.sent,
+            self.bad + other.bad,
+            self.reconnections + other.reconnections,
+        )
+
+
 class _Life:
     """One kernel process as a sink: what it says after the room gave it up is not heard."""
 
@@ -52,6 +71,7 @@ class _Life:
         self._supervisor = supervisor
         self.given_up = False
         self.over = trio.Event()
+        self.kernel: Kernel | None = None
 
     def receive(self, messages: Sequence[KernelMessage]) -> None:
         if not self.given_up:
@@ -62,6 +82,19 @@ class _Life:
         if not self.given_up:
             self._supervisor.runtime.reconnected()
             self._supervisor.carry_out()
+
+    @property
+    def message_counts(self) -> MessageCounts:
+        """What this process said and was told."""
+        if self.kernel is None:
+            return MessageCounts()
+        statistics = self.kernel.statistics()
+        return MessageCounts(
+            Counter({channel: counts.messages for channel, counts in statistics.received.items()}),
+            Counter(statistics.sent),
+            Counter({(channel, why): n for channel, c in statistics.received.items() for why, n in c.bad.items()}),
+            statistics.reconnections,
+        )
 
 
 @dataclass(eq=False)
@@ -107,6 +140,8 @@ class KernelSupervisor:
     ) -> None:
         self.runtime = runtime
         self.kernel: Kernel | None = None
+        self._lives: set[_Life] = set()
+        self._counted = MessageCounts()
         self._cwd = cwd
         self._env = env
         self._runtime_dir = runtime_dir
@@ -118,6 +153,14 @@ class KernelSupervisor:
         self._wanted: Pending | None = None
         self._last: Pending | None = None
         self._commands_send, self._commands_receive = trio.open_memory_channel[Pending](MAX_COMMANDS)
+
+    @property
+    def message_counts(self) -> "MessageCounts":
+        """What came from and went to all kernels that this room had."""
+        counts = MessageCounts() + self._counted
+        for life in self._lives:
+            counts += life.message_counts
+        return counts
 
     # What the dispatcher calls.
 
@@ -292,7 +335,9 @@ class KernelSupervisor:
             reason: KernelErrorReason = "timeout" if error.timed_out else "launch_failed"
             self._lost("launch_failed", error.message, error.stderr, reason=reason)
             raise KernelUnavailable(error.message, error.stderr) from error
+        life.kernel = kernel
         if life.over.is_set():
+            self._counted += life.message_counts
             raise KernelUnavailable("the kernel ended right after its start")
         self.kernel, self._life = kernel, life
         log.info("kernel ready", kernel=name, pid=kernel.pid)
@@ -300,6 +345,7 @@ class KernelSupervisor:
         self.carry_out()
 
     async def _live(self, spec: KernelSpec, life: _Life, task_status: trio.TaskStatus[Kernel]) -> None:
+        self._lives.add(life)
         try:
             exit_ = await run_kernel(
                 spec,
@@ -328,6 +374,8 @@ class KernelSupervisor:
             if not life.given_up:
                 self._lost("died", "the daemon failed on a message of this kernel; its log says why")
         finally:
+            self._lives.discard(life)
+            self._counted += life.message_counts
             life.over.set()
 
     async def _end(self, loss: Loss) -> None:

@@ -1,13 +1,24 @@
-"""Logs: one line a record on stderr, for people or for programs; never a token, never a source."""
+"""Logs: one line a record on stderr, for people or for programs; never a token, never a source.
+
+A task binds what it works for (`room`, `peer`, `execution_id`) to its context, and the tasks that it starts inherit it; so
+each record says whose it is, those of libraries too.
+"""
 
 import logging
+import re
 import sys
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import structlog
 
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
-def configure_logging(log_format: Literal["text", "json"], level: int = logging.INFO) -> None:
+# Peers name themselves; a terminal must not obey them, and a line must stay one line. (Exceptions have lines of their own.)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LINES = ("event", "exception", "stack")
+
+
+def configure_logging(log_format: Literal["text", "json"], level: LogLevel = "info") -> None:
     """Sends our records, and those of the libraries, to stderr in one format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -15,6 +26,7 @@ def configure_logging(log_format: Literal["text", "json"], level: int = logging.
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _escape,
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -36,6 +48,18 @@ def configure_logging(log_format: Literal["text", "json"], level: int = logging.
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "hypercorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _escape(logger: object, name: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Writes control characters of values as escapes."""
+    for key, value in record.items():
+        if isinstance(value, str) and key not in _LINES:
+            record[key] = _CONTROL.sub(_as_escape, value)
+    return record
+
+
+def _as_escape(character: re.Match[str]) -> str:
+    return character[0].encode("unicode_escape").decode()

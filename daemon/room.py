@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 import trio
 
+from daemon.core.executions import Execution
 from daemon.core.notebook_model import LoadedNotebook
 from daemon.core.runtime import Runtime
 from daemon.files import FileStamp
@@ -128,6 +129,7 @@ class Room:
         self.runtime.on_notebook_changed = self._notebook_changed
         self.runtime.on_widgets_gone = self.past_widgets.note
         self.runtime.on_transition = self._note_transition
+        self.runtime.on_execution = _log_execution
         self.writer = DocWriter(
             notebook=self.notebook,
             runtime=self.runtime_document,
@@ -151,6 +153,11 @@ class Room:
     def id(self) -> str:
         """The notebook document's id."""
         return self.notebook.id
+
+    @property
+    def documents(self) -> Mapping[str, Document]:
+        """Both, by what they are called."""
+        return {"notebook": self.notebook, "runtime": self.runtime_document}
 
     def _wake(self, urgency: Urgency) -> None:
         self.writer.wake(urgency)
@@ -341,6 +348,12 @@ class Room:
     async def save(self, path: Path | None = None) -> dict[str, Any]:
         """Writes the notebook's file; returns {path, saved_at, notebook_heads} for the answer."""
         return await save_notebook(self, path or self.path)
+
+
+def _log_execution(execution: Execution) -> None:
+    """Started or ended. What went well is for those alone who look for it; what is run is nobody's."""
+    level = log.debug if execution.status in ("running", "done") else log.info
+    level("execution", execution_id=execution.execution_id, cell=execution.cell_id, status=execution.status)
 
 
 def kernel_environment(without: Callable[[str], bool]) -> dict[str, str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sync.fsync import fsync
+
 DAEMON_FILE = "daemon.json"
 
 
@@ -96,5 +98,5 @@ def _write_private(path: Path, text: str) -> None:
         os.fchmod(descriptor, 0o600)  # what a crash left there may have been anybody's
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        fsync(file.fileno())
     temporary.replace(path)

@@ -61,9 +61,9 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
             host_names=(config.host, *config.allow_hosts),
             allow_origins=frozenset(config.allow_origins),
         )
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            blobs = BlobStore(state.blobs)
-            hub = Hub(config, peer_id=PeerId(state.peer_id), blobs=blobs, runtime_dir=runtime_dir)
+        blobs = BlobStore(state.blobs)
+        hub = Hub(config, peer_id=PeerId(state.peer_id), blobs=blobs, runtime_dir=runtime_dir)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, hub.loop_watch.watching():
             async with trio.open_nursery() as rooms:
                 await rooms.start(hub.run)
                 async with trio.open_nursery() as connections:

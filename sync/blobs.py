@@ -26,6 +26,7 @@ import trio
 
 from sync.core.media_types import blob_media_type
 from sync.core.values import Blob
+from sync.fsync import fsync, fsync_path
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _REST = re.compile(r"[0-9a-f]{62}")
@@ -187,7 +188,7 @@ class BlobStore:
                 folders[path.parent] = None
             if durable:
                 for folder in folders:
-                    _fsync(folder)
+                    fsync_path(folder)
 
     def _repeat(self, path: Path, blob: Blob, durable: bool) -> bool:
         """Whether the blob is there, whole; it then counts as stored now, and as stored with this type too."""
@@ -201,14 +202,14 @@ class BlobStore:
             _mark(path, blob)
             self._repeated += 1
         if durable:
-            _fsync(path)
+            fsync_path(path)
         return True
 
     def _write(self, path: Path, blob: Blob, durable: bool) -> None:
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if durable:
-                _fsync(self.root)
+                fsync_path(self.root)
         self._incoming.mkdir(mode=0o700, exist_ok=True)  # somebody may have emptied the root under us
         descriptor, temporary = tempfile.mkstemp(dir=self._incoming)
         try:
@@ -216,7 +217,7 @@ class BlobStore:
                 file.write(blob.data)
                 file.flush()
                 if durable:
-                    os.fsync(descriptor)
+                    fsync(descriptor)
             with self._lock:
                 _mark(path, blob)
                 os.rename(temporary, path)
@@ -297,14 +298,6 @@ def _mark(path: Path, blob: Blob) -> None:
     if all(mark.media_type != blob.media_type for mark in marks):
         name = f"{path.name}.{len(marks)}.{len(blob.data)}.{quote(blob.media_type, safe='+')}"
         path.with_name(name).touch(mode=0o600)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ joined by the output reducer, kernel status and queue are kept as "what is true 
 the kernel) are values that the room takes and carries out.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -96,6 +96,9 @@ class Runtime(PendingBatch):
         self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
         self.on_widgets_gone: Callable[[], None] = lambda: None
         self.on_transition: Callable[[], None] = lambda: None
+        self.on_execution: Callable[[Execution], None] = lambda execution: None
+        # Executions that ended, by their final status.
+        self.ended: Counter[str] = Counter()
         self._new_id = new_id
         self._monotonic = monotonic
         self._timestamp = timestamp
@@ -449,6 +452,8 @@ class Runtime(PendingBatch):
                 self._started(execution)
             else:
                 self._ended(execution, transition)
+                self.ended[execution.status] += 1
+            self.on_execution(execution)
         self._queue_changed = True
         self._send_next()
         self._wake(Urgency.URGENT)

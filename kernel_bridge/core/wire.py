@@ -74,6 +74,13 @@ class DecoderCounts:
     ill_typed: int = 0
     rejected: Counter[RejectionKind] = field(default_factory=Counter)
 
+    @property
+    def bad(self) -> Counter[str]:
+        """The messages that were not what they should be, by what was wrong."""
+        counts: Counter[str] = Counter(oversize=self.oversize, ill_typed=self.ill_typed)
+        counts.update(self.rejected)
+        return +counts
+
 
 _HEADER: Final = msgspec.json.Decoder(Header | None)
 _METADATA: Final = msgspec.json.Decoder(dict[str, Any] | None)

@@ -66,5 +66,8 @@ class FakeApi:
     async def kernelspecs(self) -> dict[str, Any]:
         return {"python3": {"language": "python"}}
 
+    def status(self) -> dict[str, Any]:
+        return {"version": self.version, "notebooks": []}
+
     def metrics(self) -> bytes:
         return b"notebookd_peers 3.0\n"

@@ -53,6 +53,7 @@ KNOWN_STATUSES = {
     ("DELETE", "/api/notebooks/{id}"): 404,
     ("GET", "/api/notebooks/{id}/file"): 200,
     ("GET", "/api/kernelspecs"): 200,
+    ("GET", "/api/status"): 200,
     ("GET", "/blobs/{hash}"): 200,
 }
 
