@@ -45,6 +45,10 @@ class DaemonProcess:
         async with httpx.AsyncClient(timeout=60) as client:
             return await client.get(self.url + path, headers=self.headers)
 
+    async def delete(self, path: str) -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            (await client.delete(self.url + path, headers=self.headers)).raise_for_status()
+
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
 
