@@ -324,6 +324,7 @@ class Hub:
                 for subscriber in list(document.subscribers):
                     if isinstance(subscriber, Connection):
                         subscriber.document_closed(document.id)
+                document.release()
 
     async def _close(self, room: Room, save: bool) -> None:
         with trio.move_on_after(CLOSE_SECONDS) as scope:

@@ -45,6 +45,10 @@ class ChangeLog:
     def __getitem__(self, index: int) -> LoggedChange:
         return self._changes[index]
 
+    def clear(self) -> None:
+        """Forgets all: the document is over. Positions into it have no meaning any more."""
+        self.__init__()  # type: ignore[misc]  # what there is to forget is said there, once
+
     def append(self, change: LoggedChange) -> None:
         """Adds a change whose dependencies are all here.
 

@@ -73,6 +73,18 @@ class Document:
         self._peers_end = 0
         self._verifiable = True
 
+    def release(self) -> None:
+        """Gives back the memory: the room is over and nobody reads this any more, though something may still name it.
+
+        A room's objects hang in cycles. What they take in Python is little; the replica behind them, which the garbage
+        collector does not see, is most of it, and would wait for a full collection: for hours in a quiet daemon.
+        """
+        self.replica = Replica()
+        self.log.clear()
+        self.published = self.operations = 0
+        self._newest.clear()
+        self._snapshot = None
+
     def heads(self) -> Heads:
         """Heads of everything that was committed, published or not."""
         return self.log.heads()

@@ -42,14 +42,14 @@ def trend(samples: Sequence[Mapping[str, float]], figure: str, explained_by: str
     columns = [np.ones_like(time), (time - time[0]) / span]
     if explained_by is not None:
         cause = np.array([sample[explained_by] for sample in part])
-        if np.ptp(cause):
+        # What only grows with time can't be told from time itself.
+        if np.linalg.matrix_rank(np.column_stack([*columns, cause])) == 3:
             columns.append(cause)
     matrix = np.column_stack(columns)
     solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
     residuals = values - matrix @ solution
     independent = max(len(part) * _independence(residuals) - len(columns), 1.0)
-    variance = float(residuals @ residuals) / independent / len(part) * independent
-    covariance = np.linalg.pinv(matrix.T @ matrix) * variance * len(part) / independent
+    covariance = np.linalg.pinv(matrix.T @ matrix) * float(residuals @ residuals) / independent
     explained = 0.0
     if len(columns) == 3:
         cause_rise = float(np.polyfit(columns[1], columns[2], 1)[0])

@@ -31,8 +31,9 @@ LIFE = 150.0
 # Threads of Trio's cache end after this many seconds without work.
 THREADS_IDLE = 12.0
 
-# Nothing but a leak grows with time where the documents do not. Half a MiB an hour would be 4 GiB in a year, but what a
-# fresh heap still takes in its first hour is more than that; 5 % of it is what was seen where nothing leaks.
+# Nothing but a leak grows with time where the documents do not; but a fresh heap still spreads, and what a document takes is
+# known only as so much for each byte of its changes. 5 % is what was seen where nothing leaks, and a tenth of what was seen
+# when the documents of closed notebooks stayed (19 MiB in seven minutes).
 RSS_RISE_SHARE = 0.05
 # After the last notebook: what the allocator keeps of the biggest moment, not what is used. A kernel's own life, or a peer's
 # visit that left 10 KiB behind, would be more than this in an hour (1 500 visits).
@@ -65,7 +66,6 @@ async def soak(seconds: float, seed: int, folder: Path) -> Result:
         environment |= make_home(Path(name) / "home")
         async with running_daemon(Path(name), "--log-format", "json", environment=environment) as daemon:
             sampler = Sampler(daemon, folder / "soak.csv")
-            rng = Random(seed)
             books = [Book(daemon, f"book-{number}.ipynb", result.counts) for number in range(4)]
             for book in books:
                 book.write()
@@ -73,8 +73,9 @@ async def soak(seconds: float, seed: int, folder: Path) -> Result:
             result.before = await _at_rest(sampler, 0.0)
             sampler.samples.clear()
             await _run(seconds, seed, daemon, books, sampler, result)
-            for book in books:
-                await book.close(rng)
+            # By what the daemon has: the end may have come while one was being closed or opened.
+            for room in (await daemon.get("/api/notebooks")).json()["notebooks"]:
+                await daemon.delete(f"/api/notebooks/{room['id']}")
             result.after = await _at_rest(sampler, seconds)
             samples = sampler.samples[:-1]
             plot(samples, folder / "soak.png", f"soak of {seconds:.0f} s, seed {seed}: {len(KINDS)} peers")
@@ -134,15 +135,11 @@ def _judge(result: Result, samples: list[dict[str, float]]) -> None:
             f"RSS rose by {memory.rise:.1f} ± {memory.error:.1f} MiB beside what documents explain "
             f"({memory.explained:.1f}); {RSS_RISE_SHARE * memory.mean:.1f} are allowed"
         )
-    for figure in ("tasks", "fds"):
-        if result.after[figure] != result.before[figure]:
-            result.faults.append(
-                f"{figure} at rest: {result.before[figure]:.0f} before, {result.after[figure]:.0f} after"
-            )
-    if result.after["threads"] > result.before["threads"]:
-        result.faults.append(
-            f"threads at rest: {result.before['threads']:.0f} before, {result.after['threads']:.0f} after"
-        )
+    # The request that asks is itself served by five or six tasks, as it happens.
+    for figure, more in (("fds", 0), ("threads", 0), ("tasks", 1)):
+        if result.after[figure] > result.before[figure] + more:
+            rest = f"{result.before[figure]:.0f} before, {result.after[figure]:.0f} after"
+            result.faults.append(f"{figure} at rest: {rest}")
     left = result.after["rss_mib"] - result.before["rss_mib"]
     if left > RSS_LEFT_MIB:
         result.faults.append(f"{left:.1f} MiB are left when all is closed, {RSS_LEFT_MIB:.0f} are allowed")

@@ -1,6 +1,8 @@
 """Rooms of a hub and the requests that peers make of them, without a kernel: what ends, and what must not end with it."""
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -154,6 +156,27 @@ def fail_in_writer(room: Room) -> None:
         raise ZeroDivisionError
 
     room.runtime.write_notebook(cast("Callable[[Any], None]", fail))
+
+
+async def test_a_closed_room_gives_its_documents_back_without_the_garbage_collector(tmp_path: Path) -> None:
+    """What they take is mostly the core's, which the collector does not see; it may not look for hours."""
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client = await daemon.connect(room)
+        change, heads = edit_source(room, "a", "2" * 1000)
+        client.sync(room.notebook, change, heads=heads)
+        await wait_all_tasks_blocked()
+        replicas = [weakref.ref(document.replica) for document in room.documents.values()]
+        changes = [weakref.ref(document.log) for document in room.documents.values()]
+        gc.collect()
+        gc.disable()
+        try:
+            await daemon.hub.close_notebook(room.id)
+            assert [replica() for replica in replicas] == [None, None]
+            assert [len(log() or ()) for log in changes] == [0, 0]
+        finally:
+            gc.enable()
 
 
 async def test_a_room_that_fails_answers_who_waits_and_leaves_the_rest_alone(tmp_path: Path) -> None:
@@ -377,7 +400,10 @@ async def test_a_file_whose_outputs_could_not_be_stored_is_never_saved_over(tmp_
         assert (tmp_path / "a.ipynb").read_bytes() == before
 
 
-async def test_peers_have_the_last_state_before_their_document_goes(tmp_path: Path) -> None:
+async def test_peers_have_the_last_state_before_their_document_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Document, "release", lambda self: None)  # its heads are looked at afterwards
     async with running(tmp_path) as daemon:
         daemon.write("a.ipynb")
         room = await daemon.open()
