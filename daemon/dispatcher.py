@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 import trio
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from daemon.requests import METHODS, Call, Later, Method, Result, decode_params
 from daemon.room import Room
@@ -98,10 +98,9 @@ class Dispatcher:
 
     async def _answer(self, taken: _Taken) -> None:
         """Runs one request up to its acceptance; a fault in it is that request's answer and nobody else's."""
-        with bound_contextvars(room=taken.document_id, **_said_of(taken.request)):
-            await self._accept(taken)
-
-    async def _accept(self, taken: _Taken) -> None:
+        # Until the task's next request: what is logged of its last step, when that is over, should still name it.
+        unbind_contextvars("method", "execution_id")
+        bind_contextvars(room=taken.document_id, **_said_of(taken.request))
 
         async def accept() -> None:
             room, method = self._find(taken)
