@@ -92,7 +92,11 @@ async def _visit_all(daemon: DaemonProcess, books: list[Book], seed: int) -> Non
         for kind in (thin, client, stock):
             assert book.notebook is not None
             async with kind(daemon, book.notebook) as hands:
-                await hands.execute((await hands.cells())[0])
+                cells = await hands.cells()
+                for cell_id in cells if kind is thin else cells[:1]:
+                    await hands.execute(cell_id)
+                await hands.ask("save_notebook")
+                await hands.ask("complete", code="pri", cursor_pos=3)
         await book.close(rng)
 
 
