@@ -21,6 +21,7 @@ from daemon.files import FileStamp, FileUnreadable, OutsideRoot, PathRefused, re
 from daemon.http_app import ApiError, NotebookInfo
 from daemon.kernel_life import MessageCounts
 from daemon.loop_watch import LoopWatch
+from daemon.memory import give_back
 from daemon.metrics import Metrics
 from daemon.room import Room, kernel_environment, new_id, timestamp
 from daemon.saving import render_room
@@ -339,6 +340,9 @@ class Hub:
             log.error("room did not close in time; it is cancelled", room=room.id)
         room.cancel()
         await room.ended.wait()
+        if not self._closing:
+            # Where a notebook's replicas were stays ours otherwise (measured: 8 MiB of 77 after small ones).
+            await trio.to_thread.run_sync(give_back)
 
     def _info(self, room: Room) -> NotebookInfo:
         kernel = room.kernels.kernel
