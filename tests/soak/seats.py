@@ -205,11 +205,21 @@ class Seat:
             assert notebook is not None
             stay = self.rng.uniform(*STAY)
             with book.visit(), trio.move_on_after(stay):
-                async with self.kind(daemon, notebook) as hands:
-                    self.counts[f"visits by {self.kind.__name__} peers"] += 1
-                    while True:
-                        await trio.sleep(self.rng.expovariate(1 / self.pause))
-                        await self._do(hands)
+                try:
+                    await self._visit(daemon, notebook)
+                except (RequestFailed, ClientRequestFailed) as refused:
+                    # It came when the notebook was just being closed; in a moment it is open again.
+                    if book.notebook is notebook or refused.reason not in EXPECTED:
+                        raise
+                    self.counts["came too late"] += 1
+                    await trio.sleep(self.rng.expovariate(1 / self.pause))
+
+    async def _visit(self, daemon: DaemonProcess, notebook: Notebook) -> None:
+        async with self.kind(daemon, notebook) as hands:
+            self.counts[f"visits by {self.kind.__name__} peers"] += 1
+            while True:
+                await trio.sleep(self.rng.expovariate(1 / self.pause))
+                await self._do(hands)
 
     async def _do(self, hands: Hands) -> None:
         rng = self.rng
