@@ -217,7 +217,7 @@ async def run_all_cells(call: Call, params: RunAllCells) -> Result | Later:
     room = call.room
     await room.loaded.wait()
     heads = await _heads(call, params.notebook_heads)
-    at = heads or room.notebook.heads()
+    at = room.notebook.heads() if heads is None else heads
     cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(room.notebook.replica, at)))
     chosen = [(new_id(), cell) for cell in cells if cell.cell_type == "code" and cell.source.strip()]
     _submit(room, chosen, run_id=new_id(), stop_on_error=params.stop_on_error)
