@@ -44,14 +44,15 @@ class Metrics(Collector):
         yield _gauges("kernels", "Rooms by kernel status", "status", sorted(statuses.items()))
         yield _gauge("executions_queued", "Executions that wait", sum(len(r.runtime.queue.queued) for r in rooms))
         yield _gauge("changes_waiting", "Groups of peers' changes that wait", sum(r.writer.waiting for r in rooms))
-        logs = [(kind, document.log) for room in rooms for kind, document in room.documents.items()]
-        changes, sizes = Counter[str](), Counter[str]()
-        for kind, log in logs:
-            changes[kind] += len(log)
-            sizes[kind] += log.size(0, len(log))
+        changes, sizes, operations = Counter[str](), Counter[str](), Counter[str]()
+        for kind, document in [item for room in rooms for item in room.documents.items()]:
+            changes[kind] += len(document.log)
+            sizes[kind] += document.log.size(0, len(document.log))
+            operations[kind] += document.operations
         yield _gauge("changes", "Changes in the logs of open documents", changes.total())
         yield _gauges("document_changes", "The same by document", "document", sorted(changes.items()))
         yield _gauges("document_bytes", "Bytes of these changes", "document", sorted(sizes.items()))
+        yield _gauges("document_operations", "Operations in them", "document", sorted(operations.items()))
         commits = past.commits + sum(room.writer.commits for room in rooms)
         yield _counter("commits", "Commits to runtime documents", commits)
         ended = sum((room.runtime.ended for room in rooms), past.executions)

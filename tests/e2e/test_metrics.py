@@ -66,6 +66,7 @@ async def test_what_peers_and_kernels_do_moves_its_figures(tmp_path: Path) -> No
             assert rose["changes"] > 4
             assert rose['document_changes{document="runtime"}'] == rose["changes"]
             assert rose['document_bytes{document="runtime"}'] > 500
+            assert rose['document_operations{document="runtime"}'] > rose["changes"]
             # Frames as they were written, so a little less than what went over the wire.
             assert rose["frames_sent_total"] > 10
             assert rose["bytes_sent_total"] > 30 * rose["frames_sent_total"]

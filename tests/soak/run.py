@@ -32,8 +32,7 @@ LIFE = 150.0
 THREADS_IDLE = 12.0
 
 # Nothing but a leak grows with time where the documents do not; but a fresh heap still spreads, and what a document takes is
-# known only as so much for each byte of its changes. 5 % is what was seen where nothing leaks, and a tenth of what was seen
-# when the documents of closed notebooks stayed (19 MiB in seven minutes).
+# known only as so much for each operation of its history (which a notebook that stays open never loses).
 RSS_RISE_SHARE = 0.05
 # After the last notebook: what the allocator keeps of the biggest moment, not what is used. A kernel's own life, or a peer's
 # visit that left 10 KiB behind, would be more than this in an hour (1 500 visits).
@@ -133,7 +132,7 @@ def _judge(result: Result, samples: list[dict[str, float]]) -> None:
         bound = max(result.counts["openings"] / 2, 2)
         if found.exceeds(bound):
             result.faults.append(f"{figure} rose by {found.rise:.1f} ± {found.error:.1f}, {bound:.0f} are allowed")
-    memory = result.trends["rss_mib"] = trend(samples, "rss_mib", "document_mib")
+    memory = result.trends["rss_mib"] = trend(samples, "rss_mib", "operations")
     if memory.exceeds(RSS_RISE_SHARE * memory.mean):
         result.faults.append(
             f"RSS rose by {memory.rise:.1f} ± {memory.error:.1f} MiB beside what documents explain "

@@ -13,7 +13,7 @@ INTERVAL = 10.0
 MIB = 2**20
 
 FIGURES = (
-    *("seconds", "rss_mib", "fds", "threads", "tasks", "peers", "rooms", "kernels", "changes", "document_mib"),
+    *("seconds", "rss_mib", "fds", "threads", "tasks", "peers", "rooms", "kernels", "changes", "operations"),
     *("commits", "executions", "connections", "bytes_sent", "loop_slow", "cores", "daemon_cores"),
 )
 
@@ -54,7 +54,7 @@ class Sampler:
             "rooms": metrics["notebookd_rooms"],
             "kernels": _sum(metrics, "notebookd_kernels{", without="not_started"),
             "changes": metrics["notebookd_changes"],
-            "document_mib": _sum(metrics, "notebookd_document_bytes{") / MIB,
+            "operations": _sum(metrics, "notebookd_document_operations{"),
             "commits": metrics["notebookd_commits_total"],
             "executions": _sum(metrics, "notebookd_executions_total{"),
             "connections": connections,
@@ -99,7 +99,7 @@ def plot(samples: Sequence[Mapping[str, float]], path: Path, title: str) -> None
 
     rows = (
         ("MiB", ("rss_mib",)),
-        ("MiB", ("document_mib",)),
+        ("operations", ("operations",)),
         ("changes", ("changes",)),
         ("", ("fds", "threads", "tasks")),
         ("", ("peers", "rooms", "kernels")),
