@@ -58,14 +58,18 @@ class ZmqSocket:
         Raises:
             trio.ClosedResourceError: the socket was closed meanwhile.
         """
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        parked = False
         while True:
             if batch := self.receive_nowait():
+                if not parked:  # a kernel that never stops talking must not keep the loop to itself
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return batch
             if not self.dry:  # in the middle of a message of very many frames
                 await trio.lowlevel.checkpoint()
                 continue
             # No await and no call on the socket may come between that receive and this wait.
+            parked = True
             with trio.CancelScope() as self._parked:
                 try:
                     await trio.lowlevel.wait_readable(self._fd)

@@ -16,6 +16,9 @@ SNAPSHOT_FROM_CHANGES = 200
 # When a cached document chunk is renewed: after so much, sending the rest as changes costs a joining peer more.
 SNAPSHOT_STALE_CHANGES = 1_000
 SNAPSHOT_STALE_BYTES = 256 * 1024
+# A change of our own is deflated from here on. Below, it fits into one packet either way, and to deflate it takes 55 us, three
+# times what the commit itself takes (measured, 758 bytes that become 261).
+RAW_BYTES = 1024
 
 
 class Subscriber(Protocol):
@@ -108,7 +111,9 @@ class Document:
         # The core counts an empty change of a peer as new again while it is among the heads.
         changes = [change for change in self.replica.changes_since(before) if change.hash not in self.log]
         for change in changes:
-            self.log.append(LoggedChange(change.hash, tuple(sorted(change.deps)), change.bytes, change.max_op, None))
+            raw = change.raw_bytes
+            chunk = raw if len(raw) <= RAW_BYTES else change.bytes
+            self.log.append(LoggedChange(change.hash, tuple(sorted(change.deps)), chunk, change.max_op, None))
             self.operations += change.max_op - change.start_op + 1
         return bool(changes)
 
