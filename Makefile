@@ -10,6 +10,8 @@ JUNIT := build/junit.xml
 # 9xx: a checkpoint on each path; 109: public names have `timeout=`; 114, 128: `task_status` that is passed down;
 # 124: interfaces without an await; 127: which HTTP client; 401: a raise that may be any group. binding.py is synchronous, and must catch what pyo3 raises.
 ASYNC_OFF := ASYNC9,ASYNC109,ASYNC114,ASYNC124,ASYNC127,ASYNC128,ASYNC401
+# Test files at a time. Most tests wait for kernels and clients in processes of their own, which want a core as well.
+JOBS := 2
 CODE := daemon kernel_bridge sync tests benchmarks
 
 # The first that runs: a name on PATH may be a shim for a Python that is not there, or one without ensurepip.
@@ -35,7 +37,7 @@ lint: $(DEV) ## ruff, flake8-async, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find $(CODE) -name node_modules -prune -o -name binding.py -o -name '*.py' -print | \
-		xargs $(BIN)/flake8-async --enable=ASYNC --disable=$(ASYNC_OFF)
+		xargs -n 40 -P 2 $(BIN)/flake8-async --enable=ASYNC --disable=$(ASYNC_OFF)
 	$(BIN)/flake8-async --enable=ASYNC --disable=$(ASYNC_OFF),ASYNC103,ASYNC104 sync/core/binding.py
 	$(BIN)/lint-imports
 
@@ -44,7 +46,7 @@ types: $(DEV) ## mypy, strict
 
 test: $(DEV) $(NODE_PACKAGES) ## all tests but the long ones
 	@rm -f $(JUNIT)
-	$(BIN)/python -m pytest -m "not soak" --junitxml=$(JUNIT) $(TESTS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --junitxml=$(JUNIT) $(TESTS)
 
 promises: $(DEV) ## what docs/promises.md says, against the last `make test`
 	$(BIN)/python -m tests.promises docs/promises.md $(JUNIT)

@@ -1,5 +1,6 @@
 """P1 with the real stock client: no event or response before the state that it speaks of."""
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -127,7 +128,8 @@ async def test_no_event_is_early_in_500_executions_with_typing_joins_and_reconne
             f"\nP1, stock client, {'no storage' if latency_ms is None else 'storage of 0-40 ms'}: {EXECUTIONS} executions, "
             f"{done['typed']} characters typed, {len(done['joined'])} joins, {done['reconnections']} reconnections; "
             f"{total['events']} events and {total['responses']} responses heard, {total['early']} early; "
-            f"held by the gate: {held:.0f}"
+            f"held by the gate: {held:.0f}",
+            file=sys.stderr,
         )
     assert total["early"] == 0, [report["early_details"] for report in reports + done["joined"]]
     assert total["repeats"] == total["unopened"] == 0
@@ -165,5 +167,5 @@ async def test_events_are_early_with_frames_that_do_not_wait_for_the_first_ackno
                 joins, events, early = await join_until_early()
                 nursery.cancel_scope.cancel()
     with capsys.disabled():
-        print(f"\nP1, frames that do not wait: {early} of {events} events early, with {joins} joins")
+        print(f"\nP1, frames that do not wait: {early} of {events} events early, with {joins} joins", file=sys.stderr)
     assert early > 0

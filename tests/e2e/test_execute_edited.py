@@ -1,5 +1,6 @@
 """P2 with the real stock client: a request runs what its peer had just written, or does not run."""
 
+import sys
 from pathlib import Path
 from time import monotonic
 
@@ -53,7 +54,8 @@ async def test_an_edited_cell_executed_at_once_runs_as_edited_200_times(
             report = await peer.report(notebook.url)
     with capsys.disabled():
         print(
-            f"\nP2: {right} of {EDITS} edits ran as edited, with {typed} edits of another peer; {report['early']} early"
+            f"\nP2: {right} of {EDITS} edits ran as edited, with {typed} edits of another peer; {report['early']} early",
+            file=sys.stderr,
         )
     assert ran == f"{list(range(EDITS))}\n"
     assert right == EDITS

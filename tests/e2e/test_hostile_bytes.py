@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ async def test_very_many_hostile_bytes_harm_nobody_else(
 
 def _show(sent: Sequence[Inputs], figures: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
-        print("", *(f"Hostile: {line}" for line in (*sent, *figures)), sep="\n")
+        print("", *(f"Hostile: {line}" for line in (*sent, *figures)), sep="\n", file=sys.stderr)
     for inputs in sent:
         assert inputs.sent == inputs.count
         assert inputs.outcomes.total() == inputs.connections

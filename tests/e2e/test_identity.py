@@ -1,5 +1,6 @@
 """Who says what: requests count once and from their own peer, events come from the daemon, presence is passed on."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,10 @@ async def test_peers_that_are_linked_with_each_other_ask_once_and_miss_nothing(
             assert [report["foreign"] for report in reports] == [1, LINKED_EXECUTIONS + 1]
     with capsys.disabled():
         copies = [f"{r['repeats']} of {r['events']} events heard were copies, {r['early']} early" for r in reports]
-        print(f"\nLinked peers: {foreign:.0f} passed-on requests dropped by the daemon; {'; '.join(copies)}")
+        print(
+            f"\nLinked peers: {foreign:.0f} passed-on requests dropped by the daemon; {'; '.join(copies)}",
+            file=sys.stderr,
+        )
     assert foreign >= LINKED_EXECUTIONS
 
 

@@ -1,5 +1,6 @@
 """What may not be written is not, with the real stock client: no ping-pong, no wedge, and nobody else notices."""
 
+import sys
 from pathlib import Path
 from time import monotonic
 
@@ -73,7 +74,7 @@ async def test_edits_of_the_runtime_document_stay_with_the_peer_that_made_them(
             assert await notebook.text(other, "a") == "edited\n"
             report = await vandal.report(notebook.url)
     with capsys.disabled():
-        print(f"\nRefusal: quiet after {quiet_after} sync messages, with 3 edits and 2 reconnections")
+        print(f"\nRefusal: quiet after {quiet_after} sync messages, with 3 edits and 2 reconnections", file=sys.stderr)
     assert report["early"] == 0
     assert report["error_frames"] == []
 

@@ -1,5 +1,6 @@
 """Peers that read slowly, or never: what it costs the others, what it costs the daemon, and what they miss."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -106,7 +107,8 @@ async def test_a_peer_that_falls_behind_misses_events_sees_the_gap_and_has_the_d
         with capsys.disabled():
             print(
                 f"\nSlow peer: {len(slow.heard('comm_custom'))} of {custom} custom messages of {MESSAGE_BYTES // 1000} kB, "
-                f"{gaps(slow)} events missed, the daemon's RSS up by {held / MIB:.0f} MiB"
+                f"{gaps(slow)} events missed, the daemon's RSS up by {held / MIB:.0f} MiB",
+                file=sys.stderr,
             )
         assert held < EXECUTIONS * MESSAGES * MESSAGE_BYTES, "nowhere near all that it was not sent"
 
@@ -141,7 +143,8 @@ async def test_a_peer_that_does_not_read_costs_the_others_nothing(
         with capsys.disabled():
             print(
                 f"\nBeside a peer that reads {reads}: {_seconds(beside)} s for {FLOOD_BYTES / 1e6:.0f} MB, "
-                f"without it {_seconds(without)} s; the daemon's RSS {grown / MIB:+.0f} MiB"
+                f"without it {_seconds(without)} s; the daemon's RSS {grown / MIB:+.0f} MiB",
+                file=sys.stderr,
             )
 
 
@@ -190,7 +193,10 @@ async def test_500_that_connect_at_once_and_again_harm_nobody(
             ended.set()
         assert await honest.run(cell_id) == "done"
         with capsys.disabled():
-            print(f"\nStorm: 1 000 connections, 500 at once, in {took:.1f} s, beside {executions} executions")
+            print(
+                f"\nStorm: 1 000 connections, 500 at once, in {took:.1f} s, beside {executions} executions",
+                file=sys.stderr,
+            )
         assert executions
         async with daemon.client() as client:
             [info] = [

@@ -5,6 +5,7 @@ Each input gets 1 s of CPU, each process 1 GiB of address space, and whatever is
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -38,7 +39,7 @@ def test_every_target_has_a_short_run() -> None:
 async def test_a_short_run_does_no_harm(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = await run_slice(target, seed=1, first=0, inputs=SHORT_INPUTS[target], directory=tmp_path)
     with capsys.disabled():
-        print(f"\nFuzzing: {report}")
+        print(f"\nFuzzing: {report}", file=sys.stderr)
     assert report.inputs == SHORT_INPUTS[target]
     assert len(report.outcomes) > 1, "inputs that all end alike reach nothing"
 
@@ -67,7 +68,7 @@ async def test_a_million_inputs_do_no_harm(tmp_path: Path, capsys: pytest.Captur
         report = await _run(target, slices, limiter, tmp_path)
         total += report.inputs
         with capsys.disabled():
-            print(f"\nFuzzing: {report}", flush=True)
+            print(f"\nFuzzing: {report}", flush=True, file=sys.stderr)
     assert total >= SOAK_INPUTS
 
 

@@ -1,5 +1,6 @@
 """One connection: handshake, breaches, who may say what, what is passed on, and how it ends."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -332,7 +333,8 @@ async def test_a_slow_peer_gets_fewer_and_larger_messages(hub: Hub, capsys: pyte
         with capsys.disabled():
             print(
                 f"\nA slow peer: {len(messages[1])} messages of {sizes[1]} bytes for 100 commits, "
-                f"a fast one {len(messages[0])} of {sizes[0]}"
+                f"a fast one {len(messages[0])} of {sizes[0]}",
+                file=sys.stderr,
             )
         assert len(messages[0]) == 100
         assert len(messages[1]) == 2, "the one that was being written, and the rest"

@@ -585,13 +585,20 @@ async def test_what_was_taken_apart_is_kept_when_receiving_is_cancelled() -> Non
         taken.extend(await socket.receive())
 
     expected = [b"%d" % n for n in range(600)]
+    some = trio.Event()
     async with peer.accepted() as socket:
+        take = socket._take
+
+        def take_and_tell(event: wsproto.events.Event) -> None:
+            take(event)
+            some.set()
+
+        socket._take = take_and_tell
         for message in expected:
             peer.send(message)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive)
-            while not socket._whole:  # it gives way to others in the middle of them
-                await trio.lowlevel.checkpoint()
+            await some.wait()  # it gives way to others in the middle of them
             nursery.cancel_scope.cancel()
         assert not taken
         assert await receive_all(socket, 600) == expected
