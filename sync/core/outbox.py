@@ -21,9 +21,9 @@ from sync.core.limits import MAX_BATCH_BYTES, MAX_HELD_EVENTS, MAX_PEER_BYTES, M
 from sync.core.notices import Notice
 from sync.core.subscription import Subscription
 
-# Notices of a notebook that wait for one peer: from so many on it is behind. One that keeps up has a handful for a commit,
-# and gets every event.
-REPLACED_FROM = 32
+# Notices of a notebook that wait for one peer: from so many on it is behind, and not only loading what it joined. One that
+# keeps up has a handful for a commit, and gets every event.
+REPLACED_FROM = 256
 
 
 @dataclass
