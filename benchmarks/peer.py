@@ -90,14 +90,13 @@ class Peer:
         result = await (await self._notebook.cell(cell_id).execute()).result()
         assert result.status == "done", result
 
-    async def comms(self, cell_id: str, count: int) -> dict[str, float]:
-        """Executes a cell; {seconds: until the replica has so many comms; largest: bytes of the largest value}."""
+    async def comms(self, cell_id: str, count: int, largest: int = 0) -> dict[str, float]:
+        """Executes a cell; {seconds: until the replica has so many comms}, one value of which has so many bytes at least."""
         seconds = await self._until(cell_id, lambda: self._replica.length(self._at(ROOT, "comms")) == count)
         states = [comm["state"] for comm in self._notebook.runtime["comms"].values()]
-        sizes = [
-            value["size"] for state in states for value in state.values() if isinstance(value, dict) and "size" in value
-        ]
-        return {"seconds": seconds, "largest": max(sizes, default=0)}
+        values = [value for state in states for value in state.values() if isinstance(value, dict)]
+        assert max((value["size"] for value in values if "size" in value), default=0) >= largest
+        return {"seconds": seconds}
 
     async def trait(self, cell_id: str, model: str, trait: str, value: int) -> dict[str, float]:
         """Executes a cell; {seconds: until a trait of the only widget of a model has a value}."""

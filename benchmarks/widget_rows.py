@@ -1,6 +1,6 @@
 """Rows of widgets: what the kernel says of comms, beside what jupyter_client needs to hear the same."""
 
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -26,154 +26,123 @@ NESTED = (
     "def nest(depth, n):\n    return {'leaf': 'x' * 48, **({f'k{i}': nest(depth - 1, n) for i in range(n)} if depth else {})}\n"
     "tree = nest(5, 4)"
 )
-OPEN_NESTED = "nested = Nested(value=tree)"
 
 
-async def _flood(
-    bench: Bench,
-    name: str,
-    *,
-    goal: float | None,
-    setup: str,
-    before: str,
-    code: str,
-    floor: tuple[str, int],
-    ours: Callable[[], Awaitable[dict[str, Any]]],
-    items: int,
-    rounds: int = 5,
-) -> Row:
-    """One row: `before` and `code` run in each round, the second is timed, to the last of so many messages or to what
-    `ours` waits for. The notebook has the cells setup, before and code.
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """Something that a kernel says of widgets, fast.
+
+    Attributes:
+        name: of the row.
+        setup: code that runs once.
+        before: code that runs before each round, not timed.
+        code: what is timed.
+        floor: the type of message that jupyter_client counts, and how many end its time.
+        command, parameters: what the peer is told to wait for.
+        items: how many things happen in one round.
+        goal: the largest ratio, where there is one.
     """
-    spent: list[Spent] = []
-    msg_type, count = floor
 
-    async def at_floor() -> list[float]:
-        await bench.floor.call("run", code=before)
-        return [1e3 * (await bench.floor.call("flood", code=code, msg_type=msg_type, count=count))["seconds"]]
+    name: str
+    setup: str
+    before: str
+    code: str
+    floor: tuple[str, int]
+    command: str
+    parameters: dict[str, Any]
+    items: int
+    goal: float | None = None
 
-    async def at_peer() -> list[float]:
-        await bench.peer.call("run", cell_id="before")
-        watch = Watch(bench.daemon.pid)
-        result = await ours()
-        spent.append(watch.spent())
-        return [1e3 * result["seconds"]]
+    async def measure(self, bench: Bench, rounds: int = 5) -> list[Row]:
+        """One row, of floor and daemon in turn."""
+        spent: list[Spent] = []
+        msg_type, count = self.floor
 
-    await bench.floor.call("run", code=setup)
-    await bench.peer.call("run", cell_id="setup")
-    await at_floor()
-    await at_peer()
-    spent.clear()
-    row = compared(name, "ms", await in_turn(rounds, at_floor, at_peer), goal=goal)
-    row.notes.append(f"per item: daemon {per(spent, rounds * items)}")
-    return row
+        async def at_floor() -> list[float]:
+            await bench.floor.call("run", code=self.before)
+            return [1e3 * (await bench.floor.call("flood", code=self.code, msg_type=msg_type, count=count))["seconds"]]
 
+        async def at_peer() -> list[float]:
+            await bench.peer.call("run", cell_id="before")
+            watch = Watch(bench.daemon.pid)
+            result = await bench.peer.call(self.command, cell_id="code", **self.parameters)
+            spent.append(watch.spent())
+            return [1e3 * result["seconds"]]
 
-def _cells(setup: str, before: str, code: str) -> dict[str, str]:
-    return {"setup": setup, "before": before, "code": code}
+        async with bench.notebook({"setup": self.setup, "before": self.before, "code": self.code}):
+            await bench.floor.call("run", code=self.setup)
+            await bench.peer.call("run", cell_id="setup")
+            await at_floor()
+            await at_peer()
+            spent.clear()
+            row = compared(self.name, "ms", await in_turn(rounds, at_floor, at_peer), goal=self.goal)
+        row.notes.append(f"per item: daemon {per(spent, rounds * self.items)}")
+        return [row]
 
 
 @measured
 async def slider_updates(bench: Bench) -> list[Row]:
     """1 000 values of one slider to the last of them in the peer's document."""
-    setup = f"{IMPORTS}\ns = w.IntSlider(max=10_000)"
-    code = f"for i in range(1, {UPDATES + 1}):\n    s.value = i"
-    async with bench.notebook(_cells(setup, "s.value = 0", code)):
-
-        async def ours() -> dict[str, Any]:
-            seen: dict[str, Any] = await bench.peer.call(
-                "trait", cell_id="code", model="IntSliderModel", trait="value", value=UPDATES
-            )
-            return seen
-
-        row = await _flood(
-            bench,
-            f"{UPDATES} slider updates",
-            goal=1.0,
-            setup=setup,
-            before="s.value = 0",
-            code=code,
-            floor=("comm_msg", UPDATES),
-            ours=ours,
-            items=UPDATES,
-        )
-    return [row]
+    flood = Flood(
+        f"{UPDATES} slider updates",
+        setup=f"{IMPORTS}\ns = w.IntSlider(max=10_000)",
+        before="s.value = 0",
+        code=f"for i in range(1, {UPDATES + 1}):\n    s.value = i",
+        floor=("comm_msg", UPDATES),
+        command="trait",
+        parameters={"model": "IntSliderModel", "trait": "value", "value": UPDATES},
+        items=UPDATES,
+        goal=1.0,
+    )
+    return await flood.measure(bench)
 
 
 @measured
 async def sliders_opened(bench: Bench) -> list[Row]:
     """200 sliders, 600 comms, opened, to the last of them in the peer's document."""
-    code = f"sliders = [w.IntSlider(n) for n in range({SLIDERS})]"
-    async with bench.notebook(_cells(IMPORTS, CLOSE, code)):
-
-        async def ours() -> dict[str, Any]:
-            seen: dict[str, Any] = await bench.peer.call("comms", cell_id="code", count=COMMS)
-            return seen
-
-        row = await _flood(
-            bench,
-            f"{SLIDERS} sliders ({COMMS} comms) opened",
-            goal=None,
-            setup=IMPORTS,
-            before=CLOSE,
-            code=code,
-            floor=("comm_open", COMMS),
-            ours=ours,
-            items=COMMS,
-        )
-    return [row]
+    flood = Flood(
+        f"{SLIDERS} sliders ({COMMS} comms) opened",
+        setup=IMPORTS,
+        before=CLOSE,
+        code=f"sliders = [w.IntSlider(n) for n in range({SLIDERS})]",
+        floor=("comm_open", COMMS),
+        command="comms",
+        parameters={"count": COMMS},
+        items=COMMS,
+    )
+    return await flood.measure(bench)
 
 
 @measured
 async def captured_outputs(bench: Bench) -> list[Row]:
-    """2 000 displays within an Output widget to the last of them in the peer's document; and what the kernel is sent back."""
-    setup = f"{IMPORTS}\nout = w.Output()"
-    code = f"with out:\n    for i in range({CAPTURED}):\n        display(i)"
-    async with bench.notebook(_cells(setup, "out.outputs = ()", code)):
-
-        async def ours() -> dict[str, Any]:
-            seen: dict[str, Any] = await bench.peer.call("captured", cell_id="code", count=CAPTURED)
-            return seen
-
-        row = await _flood(
-            bench,
-            f"{CAPTURED} captured outputs",
-            goal=None,
-            setup=setup,
-            before="out.outputs = ()",
-            code=code,
-            floor=("display_data", CAPTURED),
-            ours=ours,
-            items=CAPTURED,
-        )
-    return [row]
+    """2 000 displays within an Output widget to the last of them in the peer's document."""
+    flood = Flood(
+        f"{CAPTURED} captured outputs",
+        setup=f"{IMPORTS}\nout = w.Output()",
+        before="out.outputs = ()",
+        code=f"with out:\n    for i in range({CAPTURED}):\n        display(i)",
+        floor=("display_data", CAPTURED),
+        command="captured",
+        parameters={"count": CAPTURED},
+        items=CAPTURED,
+    )
+    return await flood.measure(bench)
 
 
 @measured
 async def nested_state(bench: Bench) -> list[Row]:
     """A comm_open with 87 KB of nested state, to the comm in the peer's document."""
-    setup = f"{IMPORTS}\n{NESTED}"
-    async with bench.notebook(_cells(setup, CLOSE, OPEN_NESTED)):
-
-        async def ours() -> dict[str, Any]:
-            seen: dict[str, Any] = await bench.peer.call("comms", cell_id="code", count=2)
-            size = seen["largest"]
-            assert size > NESTED_BYTES, f"{size} bytes of state"
-            return seen
-
-        row = await _flood(
-            bench,
-            "comm_open with 87 KB of nested state",
-            goal=None,
-            setup=setup,
-            before=CLOSE,
-            code=OPEN_NESTED,
-            floor=("comm_open", 2),
-            ours=ours,
-            items=1,
-            rounds=10,
-        )
-    return [row]
+    flood = Flood(
+        "comm_open with 87 KB of nested state",
+        setup=f"{IMPORTS}\n{NESTED}",
+        before=CLOSE,
+        code="nested = Nested(value=tree)",
+        floor=("comm_open", 2),
+        command="comms",
+        parameters={"count": 2, "largest": NESTED_BYTES},
+        items=1,
+    )
+    return await flood.measure(bench, rounds=10)
 
 
 @measured
