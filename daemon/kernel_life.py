@@ -13,7 +13,7 @@ from typing import TypeAlias
 import structlog
 import trio
 
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from daemon.core.executions import Loss
 from daemon.core.runtime import Effect, KernelErrorReason, Runtime, SendExecute
 from kernel_bridge import (

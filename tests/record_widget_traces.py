@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import trio
 
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from daemon.core.runtime import Runtime, SendExecute
 from kernel_bridge import Kernel, find_kernelspec, run_kernel
 from kernel_bridge.core.messages import Header, KernelMessage, Status

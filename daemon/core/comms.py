@@ -10,21 +10,16 @@ goes before an execution or a click that was asked for after it: the code must f
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from daemon.core.comm_buffers import State, join_buffers, split_buffers
+from daemon.core.comm import OUTPUT_TRAITS, WIDGET_PROTOCOL, Comm, Held, SendComm, Sent, opening_state
+from daemon.core.comm_buffers import State, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
 from sync.core.limits import MAX_ID_CHARS, MIB
 from sync.core.mutations import OpenComm
 from sync.core.plain import is_key
 from sync.core.value_writing import MAX_KEY_CHARS, MAX_KEYS
 from sync.core.widget_tree import WIDGET_TARGET
-
-# Null there means "the theme's value"; a slider's Layout has 40 of them.
-_SPARSE_SUFFIXES: Final = ("LayoutModel", "StyleModel")
-# The only copy of these is `comms[id].outputs`, and the capture.
-OUTPUT_TRAITS: Final = frozenset({"outputs", "msg_id"})
 
 # Comms of one kernel: 3 a widget; a late peer gets them all, and each is some 30 operations of the document.
 MAX_COMMS: Final = 10_000
@@ -37,70 +32,6 @@ MAX_CLOSED: Final = 100_000
 # A hand that moves sets a value each 16 ms, on a slow page each 50. What the kernel makes of one of them is not shown
 # before the next, or a slider that is drawn beyond its end would tremble; a correction may be that late.
 QUIET_SECONDS: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class SendComm:
-    """Send this on shell: `msg_type` is comm_msg, comm_open, comm_close or comm_info_request."""
-
-    msg_id: str
-    msg_type: str
-    content: dict[str, Any]
-    buffers: tuple[bytes, ...] = ()
-    metadata: Mapping[str, Any] | None = None
-
-
-@dataclass(slots=True)
-class _Held:
-    """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that.
-
-    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`.
-    """
-
-    until: float
-    msg_id: str = ""
-    answered: bool = False
-    correction: Any = None
-    corrected: bool = False
-
-
-@dataclass(slots=True)
-class _Sent:
-    """A message of ours that the kernel has not dealt with. `echoed`: but it began to. `failed`: it raised."""
-
-    comm_id: str
-    echoed: bool = False
-    failed: bool = False
-
-
-@dataclass(slots=True)
-class Comm:
-    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it."""
-
-    comm_id: str
-    target_name: str
-    model_name: str = ""
-    known: set[str] = field(default_factory=set)
-    sizes: dict[str, int] = field(default_factory=dict)
-    size: int = 0
-    held: dict[str, _Held] = field(default_factory=dict)
-    sent: str | None = None
-    waiting: State = field(default_factory=dict)
-
-    @property
-    def is_widget(self) -> bool:
-        """Whether it speaks ipywidgets' protocol."""
-        return self.target_name == WIDGET_TARGET
-
-    @property
-    def is_output(self) -> bool:
-        """Whether it is an Output widget."""
-        return self.model_name == "OutputModel"
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether a null that was never anything else is left out."""
-        return self.model_name.endswith(_SPARSE_SUFFIXES)
 
 
 class CommRegistry:
@@ -128,7 +59,7 @@ class CommRegistry:
         self._traits = 0
         self._sends: list[SendComm] = []
         self._waiting: dict[str, None] = {}  # comms with an update that waits
-        self._open: dict[str, _Sent] = {}
+        self._open: dict[str, Sent] = {}
         self._in_trouble: set[str] = set()
 
     def take_sends(self) -> list[SendComm]:
@@ -211,7 +142,7 @@ class CommRegistry:
             for held in comm.held.values():
                 if held.msg_id == parent_msg_id:
                     held.corrected = False
-            self._let_go(comm, self._carried(comm, parent_msg_id))
+            self._let_go(comm, comm.carried_by(parent_msg_id))
             self._answered(comm, parent_msg_id)
         return [*answered, parent_msg_id]
 
@@ -279,7 +210,7 @@ class CommRegistry:
         self._open.clear()
         self._quiet.clear()
         for comm in self.comms.values():
-            comm.held = {name: _Held(comm.held[name].until) for name in comm.waiting}
+            comm.held = {name: Held(comm.held[name].until) for name in comm.waiting}
             comm.sent = None
         for comm_id, target_name in targets.items():
             if target_name == WIDGET_TARGET and comm_id not in self._closed and len(self._wanted) < MAX_COMMS:
@@ -302,7 +233,7 @@ class CommRegistry:
         self._waiting[comm_id] = None
         for name in state:
             # From now on: until it is forwarded, whatever the kernel says of it is older than what the peer set.
-            comm.held[name] = _Held(self._clock() + QUIET_SECONDS)
+            comm.held[name] = Held(self._clock() + QUIET_SECONDS)
         if comm.sent is None:
             self._forward(comm)
         self._show(comm, state)
@@ -338,7 +269,7 @@ class CommRegistry:
         plain, paths, buffers = split_buffers(state)
         data = {"method": "update", "state": plain, "buffer_paths": paths}
         msg_id = self._new_msg_id()
-        self._open[msg_id] = _Sent(comm_id)
+        self._open[msg_id] = Sent(comm_id)
         self._sends.append(SendComm(msg_id, "comm_msg", {"comm_id": comm_id, "data": data}, buffers))
         return msg_id
 
@@ -392,7 +323,7 @@ class CommRegistry:
         comm = self.comms.get(sent.comm_id)
         if comm is None:
             return
-        carried = self._carried(comm, msg_id)
+        carried = comm.carried_by(msg_id)
         if lost:
             for name in carried:
                 del comm.held[name]
@@ -402,10 +333,6 @@ class CommRegistry:
             # What the peers see may be what the kernel refused.
             self._request_state(comm.comm_id)
         self._answered(comm, msg_id)
-
-    @staticmethod
-    def _carried(comm: Comm, msg_id: str) -> list[str]:
-        return [name for name, held in comm.held.items() if held.msg_id == msg_id and not held.answered]
 
     def _let_go(self, comm: Comm, names: Iterable[str]) -> None:
         """The kernel has these traits: what it made of them is shown, when the peer pauses."""
@@ -470,18 +397,6 @@ class CommRegistry:
         if comm_id not in self._in_trouble:
             self._in_trouble.add(comm_id)
             self.troubles.append(line)
-
-
-def opening_state(target_name: str, data: Mapping[str, Any], buffers: Sequence[Any]) -> State:
-    """The state that a comm_open tells: of a widget its traits, of any other comm all of its data."""
-    if target_name != WIDGET_TARGET:
-        return dict(data)
-    state = data.get("state")
-    return join_buffers(state if isinstance(state, dict) else {}, data.get("buffer_paths"), buffers)
-
-
-# The version of ipywidgets' messages that this follows.
-WIDGET_PROTOCOL: Final = "2.1.0"
 
 
 def _text(value: object) -> str:

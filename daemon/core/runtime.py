@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from daemon.core.comm import SendComm
 from daemon.core.comm_changes import value_size
-from daemon.core.comms import SendComm
 from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
 from daemon.core.kernel_troubles import KernelTroubles, is_oversize_output
 from daemon.core.outputs import OutputReducer

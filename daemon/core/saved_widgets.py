@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from daemon.core.comm import OUTPUT_TRAITS, Comm
 from daemon.core.comm_buffers import State, join_buffers, split_buffers
-from daemon.core.comms import MAX_COMMS, OUTPUT_TRAITS, Comm
+from daemon.core.comms import MAX_COMMS
 from daemon.core.notebook_file import parse_output
 from sync.core.limits import MAX_ID_CHARS
 from sync.core.outputs import DisplayOutput, Output

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from daemon.core.comm import OUTPUT_TRAITS, Comm, SendComm, opening_state
 from daemon.core.comm_buffers import State, join_buffers
 from daemon.core.comm_changes import CommMutation
-from daemon.core.comms import OUTPUT_TRAITS, Comm, CommRegistry, SendComm, opening_state
+from daemon.core.comms import CommRegistry
 from daemon.core.output_widgets import OutputWidgets
 from daemon.core.outputs import OutputReducer
 from daemon.core.reattachment import Reattachment

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import daemon.core.comms
+from daemon.core.comm import SendComm
 from daemon.core.comm_buffers import join_buffers, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
-from daemon.core.comms import QUIET_SECONDS, SendComm
+from daemon.core.comms import QUIET_SECONDS
 from daemon.core.reattachment import ASK_AGAIN_SECONDS
 from daemon.core.runtime import SendExecute
 from daemon.core.widgets import ECHO_GRACE_SECONDS

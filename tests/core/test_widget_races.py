@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from tests.fakes.widget_kernel import Notebook, display, stream
 
 Step = tuple[Any, ...]

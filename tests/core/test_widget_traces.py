@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from daemon.core.runtime import Runtime, SendExecute
 from kernel_bridge.core.trace import TraceEntry
 from tests.fakes.runtime_document import RuntimeDocument

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import daemon.core.output_widgets
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from kernel_bridge.core import messages as k
 from tests.fakes.runtime_document import short
 from tests.fakes.widget_kernel import SESSION, Notebook, WidgetKernel, display, stream

@@ -11,7 +11,7 @@ import trio
 
 from daemon.config import Config
 from daemon.core.access import Access, AccessPolicy
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from daemon.front import open_front_listeners, serve_front
 from daemon.http_app import build_app
 from daemon.hub import Hub

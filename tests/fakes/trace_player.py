@@ -5,7 +5,7 @@ import json
 from collections import deque
 from pathlib import Path
 
-from daemon.core.comms import SendComm
+from daemon.core.comm import SendComm
 from daemon.core.runtime import Runtime
 from kernel_bridge.core.trace import TraceEntry, message_of, read_trace
 from tests.record_widget_traces import PEER_REQUEST, ask

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.core.comm import SendComm
 from daemon.core.comm_buffers import join_buffers, split_buffers
-from daemon.core.comms import SendComm
 from daemon.core.runtime import Runtime, SendExecute
 from kernel_bridge.core import messages as k
 from sync.core.urgency import Urgency

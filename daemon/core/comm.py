@@ -1,0 +1,91 @@
+"""One comm: what is known of it, of the traits that peers set, and of the messages about it that go to the kernel."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from daemon.core.comm_buffers import State, join_buffers
+from sync.core.widget_tree import WIDGET_TARGET
+
+# The version of ipywidgets' messages that this follows.
+WIDGET_PROTOCOL: Final = "2.1.0"
+# Null there means "the theme's value"; a slider's Layout has 40 of them.
+_SPARSE_SUFFIXES: Final = ("LayoutModel", "StyleModel")
+# The only copy of these is `comms[id].outputs`, and the capture.
+OUTPUT_TRAITS: Final = frozenset({"outputs", "msg_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class SendComm:
+    """Send this on shell: `msg_type` is comm_msg, comm_open, comm_close or comm_info_request."""
+
+    msg_id: str
+    msg_type: str
+    content: dict[str, Any]
+    buffers: tuple[bytes, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that.
+
+    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`.
+    """
+
+    until: float
+    msg_id: str = ""
+    answered: bool = False
+    correction: Any = None
+    corrected: bool = False
+
+
+@dataclass(slots=True)
+class Sent:
+    """A message of ours that the kernel has not dealt with. `echoed`: but it began to. `failed`: it raised."""
+
+    comm_id: str
+    echoed: bool = False
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Comm:
+    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it."""
+
+    comm_id: str
+    target_name: str
+    model_name: str = ""
+    known: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+    held: dict[str, Held] = field(default_factory=dict)
+    sent: str | None = None
+    waiting: State = field(default_factory=dict)
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether it speaks ipywidgets' protocol."""
+        return self.target_name == WIDGET_TARGET
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is an Output widget."""
+        return self.model_name == "OutputModel"
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a null that was never anything else is left out."""
+        return self.model_name.endswith(_SPARSE_SUFFIXES)
+
+    def carried_by(self, msg_id: str) -> list[str]:
+        """The traits whose newest value this message carries to the kernel, which has not dealt with it."""
+        return [name for name, held in self.held.items() if held.msg_id == msg_id and not held.answered]
+
+
+def opening_state(target_name: str, data: Mapping[str, Any], buffers: Sequence[Any]) -> State:
+    """The state that a comm_open tells: of a widget its traits, of any other comm all of its data."""
+    if target_name != WIDGET_TARGET:
+        return dict(data)
+    state = data.get("state")
+    return join_buffers(state if isinstance(state, dict) else {}, data.get("buffer_paths"), buffers)
