@@ -5,7 +5,7 @@ joined by the output reducer, kernel status and queue are kept as "what is true 
 the kernel) are values that the room takes and carries out.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -15,7 +15,9 @@ from daemon.core.comm_changes import value_size
 from daemon.core.executions import Ended, Execution, ExecutionQueue, Loss, Started, Transition
 from daemon.core.kernel_troubles import KernelTroubles, is_oversize_output
 from daemon.core.outputs import OutputReducer
+from daemon.core.parents import Parents
 from daemon.core.pending import PendingBatch
+from daemon.core.prompt import Prompt
 from daemon.core.saved_widgets import LoadedComm, view_of
 from daemon.core.widgets import Widgets
 from kernel_bridge.core import messages as k
@@ -35,8 +37,6 @@ from sync.core.outputs import Output
 from sync.core.urgency import Urgency
 from sync.writer import Batch
 
-# An output can come long after its execution (threads); older parents than these go to the kernel log.
-REMEMBERED_PARENTS = 10_000
 # Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
 # animation is 1 MiB.
 MAX_CUSTOM_WAITING = 32 * MIB
@@ -60,13 +60,6 @@ class SendInput:
 
 Effect: TypeAlias = SendExecute | SendInput | SendComm
 KernelErrorReason: TypeAlias = Literal["launch_failed", "died", "protocol", "timeout"]
-
-
-@dataclass(frozen=True, slots=True)
-class _InputRequest:
-    request_id: str
-    header: k.Header
-    parent_id: str
 
 
 class Runtime(PendingBatch):
@@ -104,12 +97,11 @@ class Runtime(PendingBatch):
         self._timestamp = timestamp
         self._queue_changed = False
         self._effects: list[Effect] = []
-        self._parents: OrderedDict[str, str] = OrderedDict()
-        self._comm_parents: OrderedDict[str, str] = OrderedDict()
+        self._parents = Parents()
         self._comm_running = False
         self._custom_waiting = 0
         self._kernel_session: str | None = None
-        self._input: _InputRequest | None = None
+        self._prompt = Prompt(new_id, self._show_prompt)
         self._troubles = KernelTroubles()
 
     def drain(self) -> Batch:
@@ -176,7 +168,7 @@ class Runtime(PendingBatch):
         for execution_id, cell_id, code in executions:
             execution = self.queue.submit(execution_id, cell_id, code, run_id=run_id, stop_on_error=stop_on_error)
             self.queue_mutation(AddExecution(execution_id, cell_id, execution.order))
-            _remember(self._parents, execution_id, cell_id)
+            self._parents.executes(execution_id, cell_id)
         self._queue_changed = True
         self._send_next()
         self._wake(Urgency.URGENT)
@@ -259,7 +251,7 @@ class Runtime(PendingBatch):
         self.widgets.kernel_gone()
         self._take_widgets()
         self._comm_running = False
-        self._clear_input()
+        self._prompt.clear()
         self._set_kernel_status(_STATUS_AFTER[loss])
         if message is not None:
             error = {"message": message} if traceback is None else {"message": message, "traceback": traceback}
@@ -278,11 +270,10 @@ class Runtime(PendingBatch):
 
     def input_reply(self, request_id: str, value: str) -> bool:
         """Answers the pending input request; False if it is not (or no longer) that one."""
-        pending = self._input
-        if pending is None or pending.request_id != request_id:
+        header = self._prompt.reply(request_id)
+        if header is None:
             return False
-        self._effects.append(SendInput(value, pending.header))
-        self._clear_input()
+        self._effects.append(SendInput(value, header))
         return True
 
     # What the kernel says.
@@ -317,9 +308,10 @@ class Runtime(PendingBatch):
                 self._activity(parent)
                 self.outputs.clear(self._target(parent), wait=content.wait)
             case k.InputRequest():
-                self._receive_input_request(content, message)
+                self._prompt.receive(content, message)
+                self._wake(Urgency.URGENT)
             case k.CommOpen() | k.CommMsg() | k.CommClose():
-                self.widgets.receive(message, self._cell_of(parent.msg_id))
+                self.widgets.receive(message, self._parents.cell_of(parent.msg_id))
                 self._take_widgets()
             case k.Reply() if parent.msg_type == "comm_info_request":
                 self._receive_comm_info(content, parent)
@@ -390,24 +382,12 @@ class Runtime(PendingBatch):
             self.widgets.comm_info(parent.msg_id, {i: name for i, name in targets.items() if isinstance(name, str)})
             self._take_widgets()
 
-    def _receive_input_request(self, content: k.InputRequest, message: k.KernelMessage) -> None:
-        request_id = self._new_id()
-        self._input = _InputRequest(request_id, message.header, message.parent.msg_id)
-        request = {
-            "request_id": request_id,
-            "prompt": content.prompt,
-            "password": content.password,
-            "execution_id": message.parent.msg_id,
-        }
-        self.set_kernel(input_request=request)
-        self._wake(Urgency.URGENT)
-
     def _take_widgets(self) -> None:
         """Takes over what happened to widgets."""
         for send, cell_id in self.widgets.take_sends():
             if cell_id is not None:
                 # What a handler prints has the message as its parent: it belongs where the widget does.
-                _remember(self._comm_parents, send.msg_id, cell_id)
+                self._parents.sent_to_comm(send.msg_id, cell_id)
             self._effects.append(send)
         if self.widgets.pending:
             self._wake(Urgency.NORMAL)
@@ -423,9 +403,6 @@ class Runtime(PendingBatch):
         else:
             self.emit("comm_custom", {"comm_id": comm_id, "content": content, "buffers": buffers})
 
-    def _cell_of(self, msg_id: str) -> str | None:
-        return self._parents.get(msg_id) or self._comm_parents.get(msg_id)
-
     def _activity(self, parent: k.Header) -> None:
         if parent.msg_type == "execute_request":
             self._apply(self.queue.on_activity(parent.msg_id))
@@ -435,7 +412,7 @@ class Runtime(PendingBatch):
         captured = self.widgets.target(parent.msg_id)
         if captured is not None:
             return captured
-        cell_id = self._cell_of(parent.msg_id)
+        cell_id = self._parents.cell_of(parent.msg_id)
         if cell_id is None and parent.session == self._kernel_session and self.queue.latest is not None:
             # A thread prints under the latest request of any kind, a completion for example: its true cell can't be known.
             cell_id = self.queue.latest.cell_id
@@ -524,22 +501,12 @@ class Runtime(PendingBatch):
             self.kernel_status = status
             self.set_kernel(status=status)
 
+    def _show_prompt(self, request: dict[str, Any] | None) -> None:
+        self.set_kernel(input_request=request)
+
     def _end_input(self, parent_id: str) -> None:
-        """What asked for input is over: an interrupt, or code that caught it, leaves no one to answer."""
-        if self._input is not None and self._input.parent_id == parent_id:
-            self._clear_input()
+        if self._prompt.end(parent_id):
             self._wake(Urgency.URGENT)
-
-    def _clear_input(self) -> None:
-        if self._input is not None:
-            self._input = None
-            self.set_kernel(input_request=None)
-
-
-def _remember(parents: OrderedDict[str, str], msg_id: str, cell_id: str) -> None:
-    parents[msg_id] = cell_id
-    while len(parents) > REMEMBERED_PARENTS:
-        parents.popitem(last=False)
 
 
 _COMM_MESSAGES = frozenset({"comm_open", "comm_msg", "comm_close"})

@@ -1,0 +1,33 @@
+"""Whose cell a message of the kernel belongs to, by its parent: an execution, or a message that we sent to a comm."""
+
+from collections import OrderedDict
+from typing import Final
+
+# Of each kind. An output can come long after its execution (threads); older parents than these go to the kernel log.
+REMEMBERED_PARENTS: Final = 10_000
+
+
+class Parents:
+    """The cells of the newest parents. Each kind has its own room: a dragged slider's messages push no execution out."""
+
+    def __init__(self) -> None:
+        self._executions: OrderedDict[str, str] = OrderedDict()
+        self._comm_messages: OrderedDict[str, str] = OrderedDict()
+
+    def executes(self, execution_id: str, cell_id: str) -> None:
+        """This execution, whose id is its message's, is of this cell."""
+        _remember(self._executions, execution_id, cell_id)
+
+    def sent_to_comm(self, msg_id: str, cell_id: str) -> None:
+        """This message went to a comm that belongs to this cell."""
+        _remember(self._comm_messages, msg_id, cell_id)
+
+    def cell_of(self, msg_id: str) -> str | None:
+        """The cell's id; None for a message that is not ours, or that was forgotten."""
+        return self._executions.get(msg_id) or self._comm_messages.get(msg_id)
+
+
+def _remember(parents: OrderedDict[str, str], msg_id: str, cell_id: str) -> None:
+    parents[msg_id] = cell_id
+    while len(parents) > REMEMBERED_PARENTS:
+        parents.popitem(last=False)
