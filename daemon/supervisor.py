@@ -29,8 +29,8 @@ from daemon.http_app import build_app
 from daemon.hub import DRAIN_SECONDS, Hub
 from daemon.state_dir import StateDir
 from sync.blobs import BlobStore
-from sync.connection import serve_connection
 from sync.core.identifiers import PeerId, SessionId
+from sync.serving import serve_connection
 from sync.websocket import PeerSocket
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,6 @@ document or a request means is the hub's business.
 """
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -24,7 +23,7 @@ from sync.core.frames import (
     decode_frame,
     encode_data,
 )
-from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, SessionId, automerge_url, parse_document_id
+from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, automerge_url, parse_document_id
 from sync.core.jsonrpc import RequestError, error_response
 from sync.core.limits import (
     MAX_DOCUMENTS_PER_PEER,
@@ -39,8 +38,8 @@ from sync.core.outbox import Outbox, OutboxFull
 from sync.core.rate_limit import RateLimit
 from sync.core.subscription import Subscription
 from sync.core.sync_message import SyncMessageInvalid, decode_sync_message
-from sync.handshake import LAST_WORDS_SECONDS, shake_hands
-from sync.websocket import PeerSocket, SocketClosed, SocketProtocolError, SocketStalled
+from sync.handshake import LAST_WORDS_SECONDS
+from sync.websocket import PeerSocket, SocketStalled
 from sync.writer import DocWriter
 
 # A peer that takes nothing of what is due to it for so long is gone, whatever TCP says. A slow one takes a little.
@@ -404,57 +403,6 @@ class Connection:
         for other in document.subscribers:
             if other is not self and isinstance(other, Connection):
                 other.relay(frame)
-
-
-async def serve_connection(socket: PeerSocket, hub: Hub, *, role: Role, session_id: SessionId) -> None:
-    """Speaks automerge-repo's protocol with one peer until it leaves, breaks the protocol or is cancelled.
-
-    Returns normally in all these cases: what one peer does never ends anything but its own connection.
-    """
-    try:
-        join, rest = await shake_hands(socket, hub.peer_id)
-        async with trio.open_nursery() as nursery:
-            outbox = Outbox(sender=hub.peer_id, target=PeerId(join.sender_id), session_id=session_id)
-            connection = Connection(socket, hub, role, PeerId(join.sender_id), outbox, nursery, unread=rest)
-            log.info("peer connected", peer=connection.peer_id, role=role)
-            hub.connected(connection)
-            try:
-                nursery.start_soon(_read_until_end, connection)
-                nursery.start_soon(_write_until_end, connection)
-                await trio.sleep_forever()
-            finally:
-                connection.end()
-                hub.disconnected(connection)
-                for subscription in outbox.subscriptions.values():
-                    subscription.document.subscribers.discard(connection)
-                log.info("peer left", peer=connection.peer_id)
-    except (ProtocolError, SocketProtocolError) as error:
-        log.warning("handshake failed", reason=str(error))
-    except SocketClosed:
-        log.info("peer left during the handshake")
-    finally:
-        socket.drop()
-
-
-async def _read_until_end(connection: Connection) -> None:
-    try:
-        with connection.reading:
-            await connection.read_loop()
-    except (ProtocolError, SocketProtocolError) as error:
-        log.warning("protocol breach", peer=connection.peer_id, reason=str(error))
-        connection.tell(str(error))
-        connection.finish(LAST_WORDS_SECONDS)
-    except SocketClosed:
-        log.debug("socket closed", peer=connection.peer_id)
-        connection.nursery.cancel_scope.cancel()
-
-
-async def _write_until_end(connection: Connection) -> None:
-    with suppress(SocketClosed):
-        await connection.write_loop()
-        # Dropping with bytes unread would make TCP throw away what was just written.
-        await connection.socket.finish(LAST_WORDS_SECONDS)
-    connection.nursery.cancel_scope.cancel()
 
 
 log = structlog.get_logger(__name__)

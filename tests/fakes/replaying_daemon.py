@@ -19,8 +19,8 @@ from daemon.room import Room
 from kernel_bridge import Kernel
 from kernel_bridge.core.trace import TraceEntry
 from sync.blobs import BlobStore
-from sync.connection import serve_connection
 from sync.core.identifiers import DocumentId, PeerId, SessionId
+from sync.serving import serve_connection
 from sync.websocket import PeerSocket
 from tests.fakes.served_daemon import Opened, ServedDaemon
 from tests.fakes.trace_player import TracePlayer

@@ -19,7 +19,6 @@ from sync.connection import (
     Connection,
     OpenDocument,
     Role,
-    serve_connection,
 )
 from sync.core.document import Document
 from sync.core.frames import (
@@ -38,6 +37,7 @@ from sync.core.limits import MAX_DOCUMENTS_PER_PEER, MAX_JSONRPC_BYTES, MAX_RELA
 from sync.core.notices import Notice
 from sync.core.sync_message import decode_sync_message, encode_sync_message
 from sync.handshake import HANDSHAKE_SECONDS
+from sync.serving import serve_connection
 from sync.websocket import PeerSocket
 from tests.fakes.memory_socket import MemorySocket
 from tests.fakes.written_documents import WrittenDocuments

@@ -20,7 +20,7 @@ from daemon.hub import Hub
 from daemon.kernel_life import KernelSupervisor
 from daemon.room import Room
 from sync.blobs import BlobStore, BlobStoreError
-from sync.connection import Connection, serve_connection
+from sync.connection import Connection
 from sync.core.binding import Replica
 from sync.core.document import Document
 from sync.core.frames import DocUnavailable, Ephemeral, ErrorFrame, Join, Sync, decode_data, encode_data
@@ -30,6 +30,7 @@ from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import read_cell
 from sync.core.sync_message import decode_sync_message, encode_sync_message
 from sync.core.values import Blob
+from sync.serving import serve_connection
 from sync.websocket import PeerSocket
 from tests.fakes.memory_socket import MemorySocket
 from tests.fakes.unsound import let_it_in, make_unsound
