@@ -22,6 +22,8 @@ from sync.core.mutations import ExecutionStatus
 IDLE_GRACE_SECONDS = 2.0
 # After idle, a kernel that keeps to the protocol has replied; one that never does must not hold the queue for ever.
 REPLY_GRACE_SECONDS = 10.0
+# An interrupt that meets ipykernel between execute_input and the code makes it drop the request, and go on without a reply.
+DROPPED_GRACE_SECONDS = 2.0
 # What is kept of ended executions, for peers that look back and for repeats of a client's own execution_id.
 KEPT_EXECUTIONS = 1_000
 KEPT_SECONDS = 600.0
@@ -155,7 +157,7 @@ class ExecutionQueue:
             return []
         execution.idle = True
         if execution.reply_status is None:
-            execution.deadline = now + REPLY_GRACE_SECONDS
+            execution.deadline = now + (DROPPED_GRACE_SECONDS if execution.interrupted else REPLY_GRACE_SECONDS)
             return []
         return self._finish(execution, now)
 

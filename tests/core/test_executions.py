@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from daemon.core.executions import (
+    DROPPED_GRACE_SECONDS,
     IDLE_GRACE_SECONDS,
     KEPT_EXECUTIONS,
     KEPT_SECONDS,
@@ -82,6 +83,17 @@ def test_a_lost_reply_is_an_error_in_the_end() -> None:
     queue.on_idle("a", 0.0)
 
     assert statuses(queue.expire(REPLY_GRACE_SECONDS)) == [("a", "error")]
+
+
+def test_one_that_an_interrupt_made_the_kernel_drop_ends_soon() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.on_input("a", 1)
+    queue.interrupt(0.0)
+    assert queue.on_idle("a", 1.0) == []
+    assert queue.deadline == 1.0 + DROPPED_GRACE_SECONDS
+    assert statuses(queue.expire(1.0 + DROPPED_GRACE_SECONDS)) == [("a", "interrupted")]
 
 
 def test_a_kernel_without_execute_input_starts_at_its_reply_and_then_at_busy() -> None:

@@ -187,7 +187,8 @@ async def test_an_interrupt_leaves_what_others_queued(daemon: ServedDaemon, open
 async def test_an_interrupt_right_behind_an_execution_meets_it(daemon: ServedDaemon, opened: Opened) -> None:
     """A kernel that has not begun would take no notice of the signal, and run to the end."""
     async with joined(daemon, opened) as peer:
-        cell = peer.add_cell("import time\ntime.sleep(20)")
+        # No sleep: a signal that comes just before the system call is seen by Python when it returns.
+        cell = peer.add_cell("while True:\n    pass")
         await peer.run(peer.add_cell("pass"))
         for _ in range(20):
             execution_id = await peer.execute(cell)
