@@ -71,6 +71,9 @@ MAX_CHANGE_OPS = 100_000
 # Operations of one document, all history: about 1 GB in the core. An operation's counter can't be above it either,
 # since every change starts at most one above all that it knows; the core itself breaks at 2**32.
 MAX_DOCUMENT_OPS = 2_000_000
+# Numbers of operations that changes may leave out, in all. One made beside others starts above those as well, and may come
+# before them; but numbers that nobody uses are lost to everybody, so that one small change could end a document.
+MAX_SKIPPED_OPS = MAX_DOCUMENT_OPS // 10
 
 # New keys of maps and items of lists in changes that are applied in one go, characters of texts aside. A notebook of a thousand
 # cells has 8 000. 10 000 cells without content take 0.7 s (95 000, in 200 KB on the wire, took 10 s).

@@ -17,6 +17,7 @@ from sync.core.limits import (
     MAX_GROUP_OPS,
     MAX_PENDING_BYTES,
     MAX_PENDING_CHANGES,
+    MAX_SKIPPED_OPS,
 )
 from sync.core.references import References, TooMuch, Unfounded
 from sync.core.subscription import Subscription
@@ -71,6 +72,7 @@ class PeerChanges:
         self._references = self._follow()
         # Bodies of all changes that were taken from peers.
         self._inflated_bytes = 0
+        self._skipped = 0
 
     def _follow(self) -> References:
         document = self._document
@@ -151,6 +153,7 @@ class PeerChanges:
         newest: dict[ActorId, tuple[int, ChangeHash | None]] = {}
         above: dict[ChangeHash, int] = {}
         highest = document.log.max_op(document.log.heads())
+        skipped = self._skipped
         for change in changes:
             if document.owns_actor(change.actor):
                 raise ChangesRefused("the change claims the daemon's own actor id")
@@ -165,8 +168,8 @@ class PeerChanges:
             if change.start_op <= behind:
                 # Operations with numbers that are taken would name other objects than their author means.
                 raise ChangesRefused(f"the change starts at operation {change.start_op}, but builds on {behind}")
-            if change.start_op > highest + 1:
-                # One change could use up the numbers that everybody's next one must be above.
+            skipped += max(0, change.start_op - highest - 1)
+            if skipped > MAX_SKIPPED_OPS:
                 raise ChangesRefused(f"the change starts at operation {change.start_op}, but the last one is {highest}")
             if not change.op_count and change.start_op != behind + 1:
                 # The JavaScript library looks for the operations up to there when it loads what it saved (measured).
@@ -184,6 +187,7 @@ class PeerChanges:
         except (Unfounded, TooMuch) as reason:
             raise ChangesRefused(str(reason)) from reason
         self._inflated_bytes += inflated
+        self._skipped = skipped
         return True
 
 

@@ -10,7 +10,14 @@ from automerge import core
 from sync.core.changes import CheckedChange, check_change, check_changes
 from sync.core.document import Document
 from sync.core.identifiers import document_id
-from sync.core.limits import MAX_GROUP_OPS, MAX_GROUP_VALUES, MAX_PENDING_BYTES, MAX_PENDING_CHANGES, MAX_SOURCE_BYTES
+from sync.core.limits import (
+    MAX_GROUP_OPS,
+    MAX_GROUP_VALUES,
+    MAX_PENDING_BYTES,
+    MAX_PENDING_CHANGES,
+    MAX_SKIPPED_OPS,
+    MAX_SOURCE_BYTES,
+)
 from sync.core.peer_changes import PeerChanges, groups
 from sync.core.subscription import Subscription
 from tests.fakes.recipients import RecordingRecipient
@@ -228,13 +235,25 @@ def test_nobody_writes_in_the_name_of_the_daemon() -> None:
     assert editing.take(editing.edit("one")) == [], "nor under one that it had before"
 
 
+def _starting_at(change: CheckedChange, start_op: int) -> CheckedChange:
+    return check_change(chunk_of(replace(ChangeParts.of(change.chunk), start_op=start_op).body()))
+
+
 def test_nobody_uses_up_the_numbers_of_operations() -> None:
     """Every change must start above all before it, and there is a highest number: one change could lock all others out."""
     editing = Editing()
     change = editing.edit("one")
-    jumping = replace(ChangeParts.of(change.chunk), start_op=change.start_op + 1)
-    assert editing.take(check_change(chunk_of(jumping.body()))) == []
-    assert editing.peer.refused == ["the change starts at operation 3, but the last one is 1"]
+    start = change.start_op + MAX_SKIPPED_OPS
+    assert editing.take(_starting_at(change, start + 1)) == []
+    assert editing.peer.refused == [f"the change starts at operation {start + 1}, but the last one is 1"]
+
+    # The author of a change may have changes that come later; but what is left out counts, however little it is each time.
+    patient = Editing()
+    assert patient.take(*check_changes(editing.document.log.payload(0, 1)))
+    assert patient.take(_starting_at(change, start))
+    further = replace(ChangeParts.of(change.chunk), deps=(patient.document.heads()[0],), start_op=start + 2, seq=2)
+    assert patient.take(check_change(chunk_of(further.body()))) == []
+    assert patient.peer.refused == [f"the change starts at operation {start + 2}, but the last one is {start}"]
 
     # A change may know less than it is above: of what it was made beside of, the libraries count as well.
     beside = core.Document.load(editing.document.replica.save())
