@@ -335,11 +335,13 @@ class Connection:
         if self.role == "viewer" and opened.writer is not None and not opened.document.has(message.heads):
             # Told by the tail, a stock client keeps its changes to itself; its heads still say that there are some.
             self.tell(f"changes to {opened.document.url} are not taken: this token may only read")
-        if message.changes:
-            await self._receive_changes(opened, subscription, message.changes)
         # Most acknowledgements change nothing: the peer said that it has what it was sent.
         if subscription.due or subscription.first_acknowledged != acknowledged:
             self.wake()
+        if message.changes:
+            await self._receive_changes(opened, subscription, message.changes)
+            if subscription.due:
+                self.wake()
 
     def _document_id(self, text: str) -> DocumentId:
         if text in self.outbox.subscriptions:

@@ -59,8 +59,13 @@ async def _read_until_end(connection: Connection) -> None:
 
 
 async def _write_until_end(connection: Connection) -> None:
-    with suppress(SocketClosed):
+    try:
         await connection.write_loop()
+    except SocketClosed:
+        # It takes nothing any more. What it had said before it went is still read, and then the reading ends all.
+        connection.end()
+        return
+    with suppress(SocketClosed):
         # Dropping with bytes unread would make TCP throw away what was just written.
         await connection.socket.finish(LAST_WORDS_SECONDS)
     connection.nursery.cancel_scope.cancel()

@@ -43,7 +43,7 @@ async def grant_upgrade(transport: Transport, prefix: bytes) -> Connection:
         if not isinstance(request, h11.Request):
             raise UpgradeFailed("it broke off")
         handshake.initiate_upgrade_connection(list(request.headers), request.target)
-    except (h11.RemoteProtocolError, RemoteProtocolError, UnicodeError) as error:  # a Host that is no IDNA, for one
+    except (h11.ProtocolError, RemoteProtocolError, UnicodeError) as error:  # HTTP/1.0, or a Host that is no IDNA
         raise UpgradeFailed(str(error)) from error
     await _write(transport, handshake.send(AcceptConnection()))
     # Not the handshake's own connection, to which nobody gives what came behind the head.
@@ -74,6 +74,10 @@ async def ask_for_upgrade(
             handshake.receive_data(await _read(transport))
         except RemoteProtocolError as error:
             raise UpgradeFailed(str(error)) from error
+        except UpgradeFailed:
+            if refusal is not None:  # its body ends with the connection
+                raise SocketRefused(refusal.status_code, body) from None
+            raise
         for event in handshake.events():
             if isinstance(event, AcceptConnection) and handshake.connection is not None:
                 return handshake.connection

@@ -81,11 +81,12 @@ class PeerSocket:
         self._max_message_bytes = max_message_bytes
         self._unparsed = True  # whether the library may hold frames that were not looked at
         self._whole: list[bytes] = []  # messages that nobody took yet
-        self._parts: list[bytes] = []  # of the message that is coming in
-        self._parts_bytes = 0
+        self._part = bytearray()  # of the message that is coming in
         self._unfinished_bytes = 0  # all that came since that message began
         self._breach: str | None = None
         self._end: str | None = None  # why nothing more comes
+        self._unwritable = False  # the other end has gone; what it said before can still be received
+        self._finishing = False
         self._dropped = False
         self._sending = False
         self._writing = trio.Lock()  # a pong may be due while a batch is written
@@ -152,7 +153,11 @@ class PeerSocket:
                     break
             else:
                 self._unparsed = False
-            await self._answer()
+            try:
+                await self._answer()
+            except SocketClosed:
+                if self._dropped:
+                    raise
             if self._unparsed:
                 await trio.lowlevel.checkpoint()
 
@@ -172,17 +177,17 @@ class PeerSocket:
                 raise AssertionError(event)
 
     def _take_part(self, event: BytesMessage) -> None:
-        if event.data:
-            self._parts.append(bytes(event.data))
-            self._parts_bytes += len(event.data)
-        if self._parts_bytes > self._max_message_bytes or (
+        size = len(self._part) + len(event.data)
+        if size > self._max_message_bytes or (
             not event.message_finished and self._unfinished_bytes > self._max_message_bytes + _FRAMING_BYTES
         ):
             self._breach = f"a message of more than {self._max_message_bytes} bytes"
-            self._parts.clear()
-        elif event.message_finished:
-            self._whole.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
-            self._parts, self._parts_bytes, self._unfinished_bytes = [], 0, 0
+            self._part = bytearray()
+        elif not event.message_finished:
+            self._part += event.data
+        else:
+            self._whole.append(bytes(self._part) + event.data if self._part else bytes(event.data))
+            self._part, self._unfinished_bytes = bytearray(), 0
 
     def _take_close(self, event: CloseConnection) -> None:
         if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
@@ -197,8 +202,8 @@ class PeerSocket:
     async def send(self, messages: Sequence[bytes], *, patience: float = math.inf) -> None:
         """Sends the messages with one write. One caller at a time.
 
-        If it is cancelled the connection is dropped, since half a frame may be out. It waits only if the system does not
-        take all of it at once; whoever sends without an end gives way to other tasks every 64 KiB.
+        If it is cancelled while it writes, the connection is dropped, since half a frame may be out. It waits only if the
+        system does not take all of it at once; whoever sends without an end gives way to other tasks every 64 KiB.
 
         Args:
             messages: in order.
@@ -211,7 +216,7 @@ class PeerSocket:
         """
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this WebSocket")
-        self._require_open()
+        self._require_writable()
         await trio.lowlevel.checkpoint_if_cancelled()
         if not messages:
             return
@@ -228,7 +233,7 @@ class PeerSocket:
 
     async def _answer(self) -> None:
         """Answers a Close, or the newest ping (RFC 6455 5.5.3); after the batch that is being written, if one is."""
-        if self._to_answer is None or self._sending:
+        if self._to_answer is None or self._sending or self._unwritable or self._finishing:
             return
         response, self._to_answer = self._to_answer.response(), None
         try:
@@ -250,10 +255,11 @@ class PeerSocket:
                 await self._write_rest(view[taken:], patience)
             complete = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise SocketClosed("dropped by this end" if self._dropped else "the connection broke off") from error
+            self._unwritable = True
+            raise SocketClosed("dropped by this end" if self._dropped else "the other end has gone") from error
         finally:
             self._writing.release()
-            if not complete:
+            if not complete and not self._unwritable:
                 self.drop()
         self._taken_at_once += taken
         if self._taken_at_once >= _BYTES_AT_ONCE:
@@ -265,6 +271,7 @@ class PeerSocket:
 
             def extend() -> None:
                 pace.deadline = trio.current_time() + patience
+                self._extend()  # who takes what we send is alive, though it has no turn to answer a ping
 
             await self._transport.write(view, extend)
         if pace.cancelled_caught:
@@ -291,15 +298,15 @@ class PeerSocket:
         Args:
             seconds: how long to wait for the other end to hang up.
         """
+        self._finishing = True  # a ping or a pong behind the end would make TCP send the reset all the same
         with trio.move_on_after(seconds):
             try:
-                if await self._transport.end_writing():
-                    while await self._transport.read():
-                        pass
+                async with self._writing:
+                    ended = await self._transport.end_writing()
+                while ended and await self._transport.read():
+                    pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # they hung up first
-            except trio.BusyResourceError:
-                pass  # a pong is being written: then it ends without a word
         self.drop()
 
     async def close(self) -> None:
@@ -324,7 +331,7 @@ class PeerSocket:
         Raises:
             SocketClosed: it is gone.
         """
-        self._require_open()
+        self._require_writable()
         self._answered = trio.Event()
         with trio.CancelScope() as scope:
             self._watched = scope, patience
@@ -345,6 +352,11 @@ class PeerSocket:
         if self._watched is not None:
             scope, patience = self._watched
             scope.deadline = trio.current_time() + patience if self._receiving else math.inf
+
+    def _require_writable(self) -> None:
+        self._require_open()
+        if self._unwritable or self._finishing:
+            raise SocketClosed("the other end has gone" if self._unwritable else "this end has said all")
 
     def _require_open(self) -> None:
         if self._dropped:

@@ -341,6 +341,7 @@ class Runtime(PendingBatch):
 
     def _note_comm(self, *, running: bool) -> None:
         self._comm_running = running
+        self.on_transition()
         if self.queue.in_flight is None:
             self._set_kernel_status("busy" if running else "idle")
             self._wake(Urgency.LAZY)

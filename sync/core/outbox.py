@@ -114,11 +114,16 @@ class Outbox:
             prefix = EphemeralFramePrefix(self.sender, self.target, notice.document_id, self.session_id)
             lane = self._lanes[notice.document_id] = _Lane(prefix)
         size = len(notice.data)
-        if notice.topic is not None:
-            self._replace(lane, notice.topic)
-        if notice.droppable and (not self._has_room(size) or len(lane.notices) >= MAX_HELD_EVENTS):
+        older = self._replaceable(lane, notice)
+        freed = 0 if older is None else len(older.data)
+        if notice.droppable and (
+            not self._has_room(size - freed) or len(lane.notices) - (older is not None) >= MAX_HELD_EVENTS
+        ):
             self.statistics.notices_dropped += 1
             return
+        if older is not None:
+            self._remove(lane, older)
+            self.statistics.notices_replaced += 1
         if not self._has_room(size):
             self._drop_events()
             if not self._has_room(size):
@@ -129,12 +134,10 @@ class Outbox:
         if notice.topic is not None:
             lane.newest[notice.topic] = notice
 
-    def _replace(self, lane: _Lane, topic: str) -> None:
-        """A newer event of the topic comes: a peer that is behind is spared the one before it, and sees a gap in `seq`."""
-        older = lane.newest.get(topic)
-        if older is not None and len(lane.notices) >= REPLACED_FROM:
-            self._remove(lane, older)
-            self.statistics.notices_replaced += 1
+    def _replaceable(self, lane: _Lane, notice: Notice) -> Notice | None:
+        """The event before it of its topic: a peer that is behind is spared it, and sees a gap in `seq`."""
+        older = None if notice.topic is None else lane.newest.get(notice.topic)
+        return older if len(lane.notices) >= REPLACED_FROM else None
 
     def _remove(self, lane: _Lane, notice: Notice) -> None:
         lane.notices.remove(notice)

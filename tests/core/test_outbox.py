@@ -112,6 +112,19 @@ def test_the_last_of_a_topic_comes_also_where_no_more_events_are_held() -> None:
     assert peers.outbox.held_bytes == 0
 
 
+def test_one_that_there_is_no_room_for_replaces_nothing() -> None:
+    peers = Peers()
+    peers.outbox.unsubscribe(peers.documents[1].id)
+    share = MAX_PEER_BYTES // (REPLACED_FROM + 1)
+    peers.outbox.push(peers.event(-1, topic="queue_changed", behind=peers.documents[1]))
+    for number in range(REPLACED_FROM):
+        peers.outbox.push(peers.event(number, size=share))
+    peers.outbox.push(peers.event(-2, size=2 * share, topic="queue_changed"))
+    assert peers.outbox.statistics.notices_dropped == 1
+    peers.open(peers.documents[1])
+    assert peers.numbers()[0] == -1
+
+
 def test_a_held_notice_holds_those_behind_it_but_none_of_another_notebook() -> None:
     peers = Peers(4)
     peers.outbox.unsubscribe(peers.documents[1].id)

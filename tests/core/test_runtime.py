@@ -256,3 +256,16 @@ def test_a_lost_idle_is_said_with_the_end() -> None:
 
     [done] = [n for n in machine.drain().notices if isinstance(n, PendingEvent) and n.method == "execution_done"]
     assert done.params["idle_missing"] is True
+
+
+def test_whoever_waits_for_the_kernel_to_be_at_something_hears_of_all_that_it_begins() -> None:
+    machine = Machine("a", "b").ready()
+    heard: list[bool] = []
+    machine.runtime.on_transition = lambda: heard.append(machine.runtime.between)
+    machine.submit("a")
+    assert machine.runtime.between
+    machine.say(k.Status(execution_state="busy"), "slider", "comm_msg")
+    assert heard == [False], "a handler runs, which an interrupt would meet"
+    machine.say(k.Status(execution_state="idle"), "slider", "comm_msg")
+    machine.begin("a")
+    assert heard == [False, True, False]

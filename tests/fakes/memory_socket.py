@@ -20,6 +20,7 @@ class MemorySocket:
         self.reads = trio.Event()
         self.reads.set()
         self.dropped = False
+        self.gone = False  # it takes nothing more; what it said before is still to be read
         self.finished = False
         self._to_daemon, self._inbox = trio.open_memory_channel[list[bytes]](math.inf)
         self._written = trio.Event()
@@ -57,8 +58,8 @@ class MemorySocket:
         if scope.cancelled_caught:
             self.drop()
             raise SocketStalled("nothing was taken")
-        if self.dropped:
-            raise SocketClosed("dropped")
+        if self.dropped or self.gone:
+            raise SocketClosed("dropped" if self.dropped else "gone")
         self.frames += map(decode_frame, messages)
         self._tell()
 

@@ -445,6 +445,26 @@ async def test_changes_are_taken_and_acknowledged(hub: Hub) -> None:
         await client.socket.until(lambda: decode_sync_message(client.socket.of(Sync)[-1].data).heads == (change.hash,))
 
 
+async def test_what_a_peer_said_before_it_went_is_taken_though_nothing_can_be_written(hub: Hub) -> None:
+    async with serving(hub) as (client,):
+        client.open(client.notebook)
+        await wait_all_tasks_blocked()
+        connection = client.connection
+        client.socket.gone = True
+        changes = [hub.written.edit(f"key {number}") for number in range(30)]
+        for change in changes:
+            client.sync(client.notebook, (change.hash,), changes=change.chunk)
+        await wait_all_tasks_blocked()
+        assert connection.ended.is_set()
+        assert connection in hub.connections
+        assert connection not in hub.left
+        client.socket.leave()
+        await wait_all_tasks_blocked()
+        assert connection in hub.left
+        await hub.written.writer.flush()
+        assert hub.written.notebook.has(change.hash for change in changes)
+
+
 async def test_a_viewers_changes_are_dropped_and_it_is_told_once(hub: Hub) -> None:
     async with serving(hub, role="viewer") as (client,):
         client.open(client.notebook)

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -386,6 +387,14 @@ async def test_a_head_that_is_no_upgrade_ends_at_once() -> None:
             pytest.fail("accepted")
 
 
+async def test_an_old_protocol_ends_at_once() -> None:
+    with pytest.raises(SocketClosed, match="handshake failed"):
+        async with RawPeer().accepted(
+            prefix=HEAD.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Host: localhost\r\n", b"")
+        ):
+            pytest.fail("accepted")
+
+
 async def test_a_handshake_that_stalls_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     peer = RawPeer()
     with pytest.raises(SocketClosed, match="no handshake within 10 s"):
@@ -432,6 +441,17 @@ async def test_the_token_goes_into_a_header_and_the_path_as_it_is() -> None:
     assert f"Host: 127.0.0.1:{port}\r\n".encode() in heads[0]
     assert b"Authorization: Bearer T\xc3\xa9\r\n" in heads[0]
     assert b"Origin: http://x\r\n" in heads[0]
+
+
+async def test_a_refusal_whose_body_ends_with_the_connection_is_one() -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nnot here")
+
+    async with served(serve) as port:
+        with pytest.raises(SocketRefused, match="not here"):
+            async with connect_socket(f"ws://127.0.0.1:{port}/", max_message_bytes=LIMIT):
+                pytest.fail("accepted")
 
 
 async def test_a_server_that_hangs_up_is_not_waited_for() -> None:
@@ -555,6 +575,61 @@ async def test_a_ping_is_answered_behind_the_batch_that_is_being_written() -> No
         assert await socket.receive() == [b"message"]
         taken.set()
     assert [frame.opcode for frame in peer.received()] == [Opcode.BINARY, Opcode.PONG]
+
+
+@pytest.mark.parametrize("last", ["ping", "close"])
+async def test_what_a_peer_said_before_it_went_is_received_though_nothing_can_be_answered(last: str) -> None:
+    peer = RawPeer()
+
+    async def refuse() -> None:
+        raise trio.BrokenResourceError
+
+    async with peer.accepted() as socket:
+        peer.from_server.hook = refuse
+        peer.send(b"one")
+        if last == "ping":
+            peer.ping(b"there?")
+            peer.send(b"two")
+            peer.to_server.put_eof()
+            assert await socket.receive() == [b"one", b"two"]
+        else:
+            peer.say_close()
+            assert await socket.receive() == [b"one"]
+        for call in (socket.receive, lambda: socket.send([b"unsaid"]), lambda: socket.ping(1)):
+            with pytest.raises(SocketClosed):
+                await call()
+
+
+async def test_a_slow_peer_that_takes_what_it_is_sent_lives_though_it_has_no_turn_to_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    peer = RawPeer()
+
+    async def take_slowly() -> None:
+        await trio.sleep(25)  # for 256 KiB
+
+    async with peer.accepted() as socket, trio.open_nursery() as nursery:
+        peer.from_server.hook = take_slowly
+        nursery.start_soon(socket.receive)
+        nursery.start_soon(keepalive, socket)
+        await socket.send([b"x" * 4_000_000], patience=60)
+        assert trio.current_time() > 350
+        nursery.cancel_scope.cancel()
+
+
+async def test_fragments_cost_no_more_than_their_message() -> None:
+    peer = RawPeer()
+    count = 40_000
+    fragments = peer.frame(b"st", fin=False) + peer.frame(b"xy", fin=False) * count
+    async with peer.accepted(limit=1_000_000) as socket, trio.open_nursery() as nursery:
+        peer.to_server.put_data(fragments)
+        tracemalloc.start()
+        nursery.start_soon(socket.receive)
+        await trio.testing.wait_all_tasks_blocked()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        nursery.cancel_scope.cancel()
+    assert held < 10 * count  # two bytes each; one object each would be fifty
 
 
 async def test_a_flood_of_pings_is_no_message_and_lets_others_work() -> None:
