@@ -250,8 +250,9 @@ def test_nobody_uses_up_the_numbers_of_operations() -> None:
     # The author of a change may have changes that come later; but what is left out counts, however little it is each time.
     patient = Editing()
     assert patient.take(*check_changes(editing.document.log.payload(0, 1)))
-    assert patient.take(_starting_at(change, start))
-    further = replace(ChangeParts.of(change.chunk), deps=(patient.document.heads()[0],), start_op=start + 2, seq=2)
+    jumping = _starting_at(change, start)
+    assert patient.take(jumping)
+    further = replace(ChangeParts.of(change.chunk), deps=(jumping.hash,), start_op=start + 2, seq=2)
     assert patient.take(check_change(chunk_of(further.body()))) == []
     assert patient.peer.refused == [f"the change starts at operation {start + 2}, but the last one is {start}"]
 

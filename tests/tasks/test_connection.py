@@ -461,7 +461,7 @@ async def test_what_a_peer_said_before_it_went_is_taken_though_nothing_can_be_wr
         client.socket.leave()
         await wait_all_tasks_blocked()
         assert connection in hub.left
-        await hub.written.writer.flush()
+        await hub.written.writer.changes_taken()
         assert hub.written.notebook.has(change.hash for change in changes)
 
 
