@@ -303,19 +303,23 @@ class _Bridge:
         else:
             with trio.CancelScope(shield=True):  # or these messages would be lost; seconds at most
                 decoded = await trio.to_thread.run_sync(partial(list, map(decode, batch)), limiter=self._thread_limit)
+        if self._failure is not None:
+            return
         messages = []
         for item in decoded:
             if isinstance(item, Rejected):
                 self._note_rejected(channel, item)
                 if self._kernel.informed:  # before, it may be the last words of whoever had the port until now
                     messages.append(_unreadable(channel, item))
+                if self._failure is not None:
+                    break  # what comes behind is not believed; what came before is
             elif self._kernel.accept(item):
                 messages.append(item)
                 if self._record is not None:
                     self._record(received_entry(item, trio.current_time()))
         if not self._ready.is_set() and any(isinstance(item, KernelMessage) for item in decoded):
             self._note_progress(channel)
-        if messages and self._failure is None:
+        if messages:
             self._tell(lambda: self._sink.receive(messages))
 
     def _tell(self, call: Callable[[], None]) -> None:

@@ -137,17 +137,21 @@ for n in range(240):
         request_id = nb.kernel.get("input_request", {}).get("request_id")
         return request_id not in asked and request_id
 
+    def images_of(seen: Notebook) -> list[Widget]:
+        return seen.get_widgets().by_model.get("ImageModel", [])
+
     async with story(daemon, "") as nb, wire_to(daemon.url) as wire:
         execution = await nb.add_cell(source).execute()
         asked.add(await nb.wait_for(is_asked))
-        for _ in range(3):
+        for turn in range(3):
             await nb.input_reply("")
             async with joined(daemon, nb, wire.url) as late:
                 # It hears nothing of the next forty before it asks.
                 wire.hold()
                 asked.add(await nb.wait_for(is_asked))
                 await nb.input_reply("")
-                await nb.wait_for(lambda: is_asked() or execution.status == "done")
+                # The prompt comes on another socket than the widgets, and may be here before them.
+                await nb.wait_for(lambda count=80 * (turn + 1): len(images_of(nb)) == count)
                 known = set(nb.get_widgets().by_id)
                 assert not known <= late.get_widgets().by_id.keys()
                 wire.flow()
