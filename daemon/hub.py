@@ -1,5 +1,6 @@
 """All open notebooks of the daemon: where connections and the HTTP side find documents and rooms."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,17 @@ from daemon.config import Config
 from daemon.core.notebook_file import parse_notebook, render_notebook
 from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
 from daemon.dispatcher import Dispatcher
-from daemon.files import FileStamp, FileUnreadable, OutsideRoot, PathRefused, read_file, resolve_inside, write_atomic
+from daemon.files import (
+    FileStamp,
+    FileUnreadable,
+    FileUnwritable,
+    OutsideRoot,
+    PathRefused,
+    read_file,
+    remove_leftovers,
+    resolve_inside,
+    write_atomic,
+)
 from daemon.http_app import ApiError, NotebookInfo
 from daemon.kernel_life import MessageCounts
 from daemon.loop_watch import LoopWatch
@@ -189,6 +200,7 @@ class Hub:
             raise ApiError(429, "too_many_notebooks", f"{MAX_ROOMS} notebooks are open; close some")
         self._opening[resolved] = trio.Event()
         try:
+            await _tidy(resolved.parent)
             loaded, stamp, created = await self._read(resolved, create=create, kernel_name=kernel_name)
             room = await self._open_room(resolved, loaded, stamp, kernel_name)
         finally:
@@ -355,3 +367,14 @@ class Hub:
             kernel_name=room.kernel_name() if kernel is None else kernel.spec.name,
             peers=len(room.notebook.subscribers),
         )
+
+
+async def _tidy(folder: Path) -> None:
+    """Removes what a crash left of a save; that it can't be removed keeps nobody from the notebooks there."""
+    try:
+        removed = await remove_leftovers(folder, time.time())
+    except FileUnwritable as error:  # or there is no such folder, as the opening will say
+        log.warning("leftovers of a crash stay", folder=str(folder), reason=str(error))
+        return
+    if removed:
+        log.info("leftovers of a crash removed", folder=str(folder), files=removed)

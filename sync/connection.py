@@ -24,7 +24,7 @@ from sync.core.frames import (
     encode_data,
 )
 from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, automerge_url, parse_document_id
-from sync.core.jsonrpc import RequestError, error_response
+from sync.core.jsonrpc import RequestError, error_response, is_jsonrpc
 from sync.core.limits import (
     MAX_DOCUMENTS_PER_PEER,
     MAX_ID_CHARS,
@@ -377,7 +377,7 @@ class Connection:
             return
         document_id = self._document_id(frame.document_id)
         data = decode_data(frame.data)
-        if isinstance(data, dict) and "jsonrpc" in data:
+        if is_jsonrpc(data):
             delay = self._requests.delay(1, trio.current_time())
             if delay:
                 # What is behind it waits in the socket, and at last in the peer: TCP pushes back.

@@ -1,6 +1,6 @@
 """Widgets of one notebook: the comms of its kernel, what Output widgets capture, and what a file left of earlier ones."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from daemon.core.comm import OUTPUT_TRAITS, Comm, SendComm, opening_state
@@ -214,10 +214,6 @@ class Widgets:
             )
             if comm.outputs is not None:
                 self._outputs.reset(Target("comm", comm.comm_id), comm.outputs)
-
-    def show_saved(self, cell_id: str, comm_ids: Collection[str]) -> None:
-        """A cell of the file shows views of these widgets."""
-        self.saved.show(cell_id, comm_ids)
 
     def cell_cleared(self, cell_id: str) -> None:
         """The cell's outputs are gone: so are the file's widgets that no other cell shows."""

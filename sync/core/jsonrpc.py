@@ -7,7 +7,7 @@ every peer of the document sees it.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import cbor2
 
@@ -167,7 +167,7 @@ class Request:
     params: dict[str, Any]
 
 
-def is_jsonrpc(value: object) -> bool:
+def is_jsonrpc(value: object) -> TypeGuard[dict[Any, Any]]:
     """Whether the data of an ephemeral message is meant as JSON-RPC, so that it is never passed on as presence."""
     return isinstance(value, dict) and "jsonrpc" in value
 

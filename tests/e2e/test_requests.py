@@ -1,6 +1,7 @@
 """Every request of docs/wire.md against a real kernel: what it does, and how it is refused."""
 
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -168,6 +169,17 @@ async def test_executions_are_cancelled_while_they_wait(daemon: ServedDaemon, op
         assert (await peer.request("cancel_execution", execution_id=running))["status"] == "interrupted"
         assert not peer.heard("execution_started", execution_id=queued)
         assert peer.manifests(cell_id) == []
+
+
+async def test_what_a_crash_left_of_a_save_goes_when_a_notebook_beside_it_is_opened(daemon: ServedDaemon) -> None:
+    old, fresh = daemon.root / ".notebookd-old.tmp", daemon.root / ".notebookd-fresh.tmp"
+    for path in (old, fresh):
+        path.write_bytes(b"half a notebook")
+    os.utime(old, (1000, 1000))
+    async with daemon.opened():
+        assert not old.exists()
+        assert fresh.exists()
+    fresh.unlink()
 
 
 async def test_an_interrupt_leaves_what_others_queued(daemon: ServedDaemon, opened: Opened) -> None:
