@@ -329,8 +329,15 @@ class _Http1Protocol(H11Protocol):
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """Writes it, unless another answer to the same request is under way: the first one stands, and the connection ends.
 
-        Who sends bytes behind a request to upgrade makes hypercorn answer that, too.
+        Who sends bytes behind a request to upgrade makes hypercorn answer that, too. An answer to a request that is
+        still on its way, or that comes while the daemon ends, says that the connection ends with it, as hypercorn then
+        does: else the other end takes it for one that is kept, and its next request is lost (RFC 9112 9.3).
         """
+        ends = self.connection.their_state is h11.SEND_BODY or self.context.terminated.is_set()
+        if isinstance(event, h11.Response) and ends:
+            event = h11.Response(
+                status_code=event.status_code, headers=[*event.headers.raw_items(), (b"Connection", b"close")]
+            )
         try:
             await super()._send_h11_event(event)
         except h11.LocalProtocolError as error:

@@ -276,6 +276,19 @@ async def test_an_answer_arrives_although_the_request_is_still_being_sent() -> N
         assert reason(await running.ask(head + b" " * 9_000_000)) == (401, "unauthorized")
 
 
+async def test_an_answer_before_the_requests_end_says_that_the_connection_ends() -> None:
+    """A client that sends head and body apart would else send its next request into a connection that is closed."""
+    head = b"POST /api/notebooks HTTP/1.1\r\nHost: HOST\r\nAuthorization: Bearer TOKEN\r\nContent-Length: 2\r\n\r\n"
+    async with front() as running:
+        for token in (b"look-only", b"wrong"):
+            status, headers, _ = await running.ask(head.replace(b"TOKEN", token))
+            assert (status, headers["connection"]) == (403 if token == b"look-only" else 401, "close")
+        async with httpx.AsyncClient(base_url=running.url, headers={"Authorization": "Bearer look-only"}) as client:
+            for _ in range(50):
+                assert (await client.post("/api/notebooks", json={"path": "a.ipynb"})).status_code == 403
+                assert (await client.get("/metrics")).status_code == 200
+
+
 async def test_a_body_that_breaks_off_is_no_failure_of_ours() -> None:
     head = b"POST /api/notebooks HTTP/1.1\r\nHost: HOST\r\nAuthorization: Bearer edit-me\r\n"
     with capture_logs() as logs:
