@@ -40,6 +40,7 @@ from daemon.status import describe
 from kernel_bridge import list_kernelspecs
 from sync.blobs import BlobStore
 from sync.connection import Connection, OpenDocument
+from sync.core.document import Document
 from sync.core.identifiers import DocumentId, PeerId
 from sync.core.jsonrpc import RequestError
 from sync.core.limits import MAX_ROOMS
@@ -313,10 +314,12 @@ class Hub:
             runtime_dir=self._runtime_dir,
             kernel_env=kernel_environment(lambda key: key.startswith("NOTEBOOKD_")),
             resolve=partial(resolve_inside, root),
+            serve=self._serve,
+            stop_serving=self._stop_serving,
         )
         self._rooms[room.notebook.id] = room
         self._documents[room.notebook.id] = OpenDocument(room.notebook, room.writer)
-        self._documents[room.runtime_document.id] = OpenDocument(room.runtime_document, None)
+        self._serve(room.runtime_document)
         await self._nursery.start(self._run_room, room)
         log.info("notebook opened", room=room.id, path=room.shown_path)
         return room
@@ -332,12 +335,23 @@ class Hub:
             self._rooms.pop(room.notebook.id, None)
             self.past.add(room)
             self.collector.room_closed()
-            for document in room.documents.values():
-                self._documents.pop(document.id, None)
-                for subscriber in list(document.subscribers):
-                    if isinstance(subscriber, Connection):
-                        subscriber.document_closed(document.id)
-                document.release()
+            for _, document in room.documents:
+                self._stop_serving(document, RequestError.shutting_down())
+
+    def _serve(self, runtime: Document) -> None:
+        """Peers may ask for this runtime document."""
+        self._documents[runtime.id] = OpenDocument(runtime, None)
+
+    def _stop_serving(self, document: Document, error: RequestError | None = None) -> None:
+        """Peers that hold the document hear that it is gone; `error`: what requests hear whose answers speak of it."""
+        error = error or RequestError.timeout(
+            f"it was done, but the answer speaks of {document.url}, which was replaced"
+        )
+        self._documents.pop(document.id, None)
+        for subscriber in list(document.subscribers):
+            if isinstance(subscriber, Connection):
+                subscriber.document_closed(document.id, error)
+        document.release()
 
     async def _close(self, room: Room, save: bool) -> None:
         with trio.move_on_after(CLOSE_SECONDS) as scope:

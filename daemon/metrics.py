@@ -45,7 +45,7 @@ class Metrics(Collector):
         yield _gauge("executions_queued", "Executions that wait", sum(len(r.runtime.queue.queued) for r in rooms))
         yield _gauge("changes_waiting", "Groups of peers' changes that wait", sum(r.writer.waiting for r in rooms))
         changes, sizes, operations = Counter[str](), Counter[str](), Counter[str]()
-        for kind, document in [item for room in rooms for item in room.documents.items()]:
+        for kind, document in [item for room in rooms for item in room.documents]:
             changes[kind] += len(document.log)
             sizes[kind] += document.log.size(0, len(document.log))
             operations[kind] += document.operations

@@ -25,13 +25,14 @@ from daemon.core.runtime import Runtime
 from daemon.files import FileStamp
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
+from daemon.rolling_over import roll_over_when_due
 from daemon.saving import save_notebook
 from daemon.widget_reading import PastWidgets
 from sync.blobs import BlobStore, BlobStoreError
-from sync.compactor import run_compactor
+from sync.compactor import Compactor
 from sync.core.cell_order import read_order
 from sync.core.document import Document
-from sync.core.identifiers import Heads, document_id
+from sync.core.identifiers import Heads, document_id, heads_to_hex
 from sync.core.jsonrpc import RequestError
 from sync.core.mutations import SetFile
 from sync.core.notebook_schema import NotebookSchema
@@ -65,6 +66,8 @@ class Room:
         stamp: which state of the file was loaded.
         shown_path: the path as peers see it, relative to the daemon's root where it is inside.
         resolve: turns a path from a request into a file inside the daemon's root.
+        serve: called with a document that peers may ask for from now on.
+        stop_serving: called with one that they may not any more.
     """
 
     def __init__(
@@ -79,19 +82,25 @@ class Room:
         runtime_dir: Path,
         kernel_env: Mapping[str, str],
         resolve: Callable[[str], Path],
+        serve: Callable[[Document], None],
+        stop_serving: Callable[[Document], None],
     ) -> None:
         self.path = path
         self.shown_path = shown_path
         self.blobs = blobs
         self.resolve = resolve
         self.notebook = Document(document_id(uuid.uuid4().bytes))
-        self.runtime_document = Document(document_id(uuid.uuid4().bytes))
+        runtime_document = Document(document_id(uuid.uuid4().bytes))
+        # Runtime documents whose place another has taken, and that are served on.
+        self.replaced: list[Document] = []
         self.loaded = trio.Event()
         self.saved: tuple[Heads, int] | None = None
         self.stamp = stamp
-        self.past_widgets = PastWidgets(self.runtime_document)
+        self.past_widgets = PastWidgets(lambda: self.runtime_document)
         self.saving = trio.Lock()
         self.timestamp = timestamp
+        self._serve = serve
+        self._stop_serving = stop_serving
         self.closing = False
         self.closed = False
         # Why the documents do not hold all that is in the file; it is then never saved over.
@@ -108,7 +117,7 @@ class Room:
         self.ended = trio.Event()
 
         schema = RuntimeSchema()
-        self.runtime_document.commit(
+        runtime_document.commit(
             lambda tx: schema.create(
                 tx,
                 notebook_url=self.notebook.url,
@@ -117,7 +126,7 @@ class Room:
             )
         )
         self.notebook.commit(
-            lambda tx: NotebookSchema.create(tx, runtime_url=self.runtime_document.url, metadata=loaded.metadata)
+            lambda tx: NotebookSchema.create(tx, runtime_url=runtime_document.url, metadata=loaded.metadata)
         )
         self._cells_object = NotebookSchema.cells_object(self.notebook.replica)
         self.runtime = Runtime(
@@ -132,14 +141,17 @@ class Room:
         self.runtime.on_execution = _log_execution
         self.writer = DocWriter(
             notebook=self.notebook,
-            runtime=self.runtime_document,
+            runtime=runtime_document,
             schema=schema,
             source=self.runtime,
             blobs=blobs,
             epoch=new_id(),
+            succeeded=self._runtime_succeeded,
         )
-        for document in (self.notebook, self.runtime_document):
+        self._compactor = Compactor(self.writer.discard)
+        for document in (self.notebook, runtime_document):
             document.publish()
+            self._compactor.watch(document)
         self.kernels = KernelSupervisor(
             self.runtime,
             cwd=path.parent,
@@ -155,9 +167,15 @@ class Room:
         return self.notebook.id
 
     @property
-    def documents(self) -> Mapping[str, Document]:
-        """Both, by what they are called."""
-        return {"notebook": self.notebook, "runtime": self.runtime_document}
+    def runtime_document(self) -> Document:
+        """The one that is written; another may take its place."""
+        return self.writer.runtime
+
+    @property
+    def documents(self) -> list[tuple[str, Document]]:
+        """All that are served, and what they are called."""
+        replaced = [("replaced", document) for document in self.replaced]
+        return [("notebook", self.notebook), ("runtime", self.runtime_document), *replaced]
 
     def _wake(self, urgency: Urgency) -> None:
         self.writer.wake(urgency)
@@ -182,8 +200,8 @@ class Room:
                         producers.start_soon(self.kernels.run)
                         producers.start_soon(self._watch_deadlines)
                         producers.start_soon(self._load)
-                        documents = (self.notebook, self.runtime_document)
-                        producers.start_soon(run_compactor, documents, self.writer.discard)
+                        producers.start_soon(self._compactor.run)
+                        producers.start_soon(roll_over_when_due, self)
                         task_status.started()
         finally:
             self.closed = True
@@ -328,6 +346,25 @@ class Room:
             self._gone_cells[cell_id] = trio.current_time() + GONE_CELL_SECONDS
             self.runtime.cell_gone(cell_id)
             self._move_deadline()
+
+    # The runtime document's successors.
+
+    def _runtime_succeeded(self, old: Document) -> None:
+        """Another runtime document takes the place of `old`, as the notebook document says from its next change on."""
+        self.replaced.append(old)
+        self._serve(self.runtime_document)
+        self._compactor.watch(self.runtime_document)
+        if self.saved == self.state:
+            # That change is in no file, and makes none another.
+            heads = self.notebook.heads()
+            self.saved = (heads, self.writer.file_changes)
+            self.runtime.mutate([SetFile(saved_notebook_heads=tuple(heads_to_hex(heads)))])
+
+    def retire(self, old: Document) -> None:
+        """Peers had their time to follow."""
+        self.replaced.remove(old)
+        self._compactor.forget(old)
+        self._stop_serving(old)
 
     # The file.
 

@@ -14,7 +14,7 @@ from daemon.files import FileChanged, write_atomic
 from daemon.slices import in_slices
 from daemon.widget_reading import read_widgets
 from sync.blobs import BlobStoreError
-from sync.core.document import Document
+from sync.core.binding import Replica
 from sync.core.identifiers import Heads, heads_to_hex
 from sync.core.mutations import SetFile
 from sync.core.notebook_schema import Cell, NotebookSchema
@@ -37,11 +37,12 @@ class RenderedNotebook:
 
 async def render_room(room: "Room") -> RenderedNotebook:
     """The notebook as it is published now, as a file."""
-    notebook, runtime = room.notebook, room.runtime_document
-    notebook_heads, runtime_heads = notebook.published_heads(), runtime.published_heads()
+    # The replicas as they are now: a runtime document that is replaced meanwhile has none any more.
+    notebook, runtime = room.notebook.replica, room.runtime_document.replica
+    notebook_heads, runtime_heads = room.notebook.published_heads(), room.runtime_document.published_heads()
     state = room.state
-    metadata = NotebookSchema.read_metadata(notebook.replica, notebook_heads)
-    cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook.replica, notebook_heads)))
+    metadata = NotebookSchema.read_metadata(notebook, notebook_heads)
+    cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook, notebook_heads)))
     entries = await in_slices(_entry(runtime, cell, runtime_heads) for cell in cells)
     comms, blobs = await read_widgets(runtime, runtime_heads, room.past_widgets, entries, room.blobs)
     values = ([cell.attachments or {}, entry] for cell, entry in zip(cells, entries, strict=True))
@@ -51,8 +52,8 @@ async def render_room(room: "Room") -> RenderedNotebook:
     return RenderedNotebook(data, notebook_heads, state)
 
 
-def _entry(runtime: Document, cell: Cell, heads: Heads) -> dict[str, Any]:
-    return (read_cell(runtime.replica, cell.cell_id, heads) or {}) if cell.cell_type == "code" else {}
+def _entry(runtime: Replica, cell: Cell, heads: Heads) -> dict[str, Any]:
+    return (read_cell(runtime, cell.cell_id, heads) or {}) if cell.cell_type == "code" else {}
 
 
 async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:

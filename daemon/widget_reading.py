@@ -5,7 +5,7 @@ sees the widgets as they last were.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -14,6 +14,7 @@ from daemon.core.comms import MAX_COMMS
 from daemon.core.saved_widgets import references_in, views_in
 from daemon.slices import in_slices
 from sync.blobs import BlobStore
+from sync.core.binding import Replica
 from sync.core.document import Document
 from sync.core.identifiers import Heads
 from sync.core.runtime_reading import entry_ids, read_comm
@@ -27,36 +28,37 @@ class PastWidgets:
     """Entries of `comms` as they were when their kernel ended. They are read when somebody saves, not at the end itself.
 
     Args:
-        document: the runtime document; its history is where they are read.
+        document: gives the runtime document; its history is where they are read.
     """
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Callable[[], Document]) -> None:
         self._document = document
-        self._unread: deque[Heads] = deque(maxlen=MAX_UNREAD)
+        self._unread: deque[tuple[Replica, Heads]] = deque(maxlen=MAX_UNREAD)
         self._entries: dict[str, dict[str, Any]] = {}
         self._reading = trio.Lock()
 
     def note(self) -> None:
         """The kernel ends, and the document still has its comms."""
-        self._unread.append(self._document.published_heads())
+        document = self._document()
+        self._unread.append((document.replica, document.published_heads()))
 
     async def entries(self) -> Mapping[str, Mapping[str, Any]]:
         """Entries by comm id; what they refer to may be missing."""
         async with self._reading:
             while self._unread:
-                self._entries |= await _read_comms(self._document, self._unread.popleft())
+                self._entries |= await _read_comms(*self._unread.popleft())
                 for comm_id in list(self._entries)[: max(0, len(self._entries) - MAX_COMMS)]:
                     del self._entries[comm_id]
         return self._entries
 
 
 async def read_widgets(
-    document: Document, heads: Heads, past: PastWidgets, cells: Iterable[Mapping[str, Any]], blobs: BlobStore
+    replica: Replica, heads: Heads, past: PastWidgets, cells: Iterable[Mapping[str, Any]], blobs: BlobStore
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, bytes]]:
     """The widgets for a file that has the outputs of `cells`, and the blobs that they name.
 
     Args:
-        document: the runtime document.
+        replica: of the runtime document.
         heads: the state of it that is saved.
         past: where widgets that the outputs show and the document has not are looked for.
         cells: entries of `cells`.
@@ -65,7 +67,7 @@ async def read_widgets(
     Raises:
         BlobStoreError: a value could not be read. One that is not there any more is left out.
     """
-    comms: dict[str, Mapping[str, Any]] = dict(await _read_comms(document, heads))
+    comms: dict[str, Mapping[str, Any]] = dict(await _read_comms(replica, heads))
     data = await blobs.read_all({blob_hash for entry in comms.values() for blob_hash in blob_hashes(entry)})
     shown = [*cells, *comms.values()]
     missing = {comm_id for entry in shown for comm_id in views_in(entry.get("outputs", ()))} - comms.keys()
@@ -78,8 +80,7 @@ async def read_widgets(
     return comms, data
 
 
-async def _read_comms(document: Document, heads: Heads) -> dict[str, dict[str, Any]]:
-    replica = document.replica
+async def _read_comms(replica: Replica, heads: Heads) -> dict[str, dict[str, Any]]:
     ids = entry_ids(replica, "comms", heads)
     entries = await in_slices(read_comm(replica, comm_id, heads) for comm_id in ids)
     return {comm_id: entry for comm_id, entry in zip(ids, entries, strict=True) if entry is not None}

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -23,37 +23,48 @@ MAX_PROCESSES = 2
 VERIFY_SECONDS = 30
 
 
-async def run_compactor(
-    documents: Sequence[Document], unsound: Callable[[Document, Collection[ChangeHash]], None]
-) -> None:
-    """Gives each of the documents a fresh chunk whenever a joining peer could have used one. Runs until cancelled.
+class Compactor:
+    """Gives each of a room's documents a fresh chunk whenever a joining peer could have used one.
 
-    And at the latest `VERIFY_SECONDS` after peers changed it: Automerge may have taken what it can't load again.
+    And looks, at the latest `VERIFY_SECONDS` after peers changed one: Automerge may have taken what it can't load again.
 
     Args:
-        documents: of one room.
         unsound: called with a document and the changes of it without which it can be saved, if it can't be.
     """
-    wanted = trio.Event()
-    due: dict[DocumentId, float] = {}
 
-    def wake() -> None:
-        wanted.set()
+    def __init__(self, unsound: Callable[[Document, Collection[ChangeHash]], None]) -> None:
+        self._unsound = unsound
+        self._documents: list[Document] = []
+        self._wanted = trio.Event()
+        self._due: dict[DocumentId, float] = {}
 
-    for document in documents:
-        document.snapshot_wanted = wake
-    while True:
-        with trio.move_on_at(min(due.values(), default=math.inf)):
-            await wanted.wait()
-        wanted = trio.Event()
-        for document in documents:
-            if document.has_unverified:
-                due.setdefault(document.id, trio.current_time() + VERIFY_SECONDS)
-            if document.wants_snapshot or due.get(document.id, math.inf) <= trio.current_time():
-                due.pop(document.id, None)
-                await _compact(document, unsound)
+    def watch(self, document: Document) -> None:
+        """Looks after a document from its next change on."""
+        self._documents.append(document)
+        document.snapshot_wanted = self._wake
+
+    def forget(self, document: Document) -> None:
+        """Does so no longer."""
+        self._documents.remove(document)
+        self._due.pop(document.id, None)
+
+    def _wake(self) -> None:
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        while True:
+            with trio.move_on_at(min(self._due.values(), default=math.inf)):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+            for document in list(self._documents):
                 if document.has_unverified:
-                    due[document.id] = trio.current_time() + VERIFY_SECONDS
+                    self._due.setdefault(document.id, trio.current_time() + VERIFY_SECONDS)
+                if document.wants_snapshot or self._due.get(document.id, math.inf) <= trio.current_time():
+                    self._due.pop(document.id, None)
+                    await _compact(document, self._unsound)
+                    if document.has_unverified:
+                        self._due[document.id] = trio.current_time() + VERIFY_SECONDS
 
 
 async def _compact(document: Document, unsound: Callable[[Document, Collection[ChangeHash]], None]) -> None:

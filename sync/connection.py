@@ -208,10 +208,10 @@ class Connection:
         """Passes on another peer's presence or the like."""
         self._queue(lambda: self.outbox.push_relayed(frame))
 
-    def document_closed(self, document_id: DocumentId) -> None:
-        """The document is not served any more: the peer hears so, and what was held for it is gone."""
-        for request_id in self.outbox.unsubscribe(document_id):
-            self.send_error(document_id, request_id, RequestError.shutting_down())
+    def document_closed(self, document_id: DocumentId, error: RequestError) -> None:
+        """The document is not served any more: the peer hears so, and what was held for it is gone, answers with `error`."""
+        for notice in self.outbox.unsubscribe(document_id):
+            self.send_error(notice.document_id, notice.request_id, error)
         self._queue(lambda: self.outbox.push_unavailable(document_id))
 
     def document_rebuilt(self, document: Document, authors: Collection[object]) -> None:

@@ -8,6 +8,7 @@ What a step took belongs together; what comes while it stores blobs is the next 
 for it hears so, and requests whose answers it had are refused.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,10 +25,12 @@ from sync.core.frames import encode_data
 from sync.core.identifiers import ChangeHash, Heads, heads_to_hex
 from sync.core.jsonrpc import RequestError, event, response
 from sync.core.mutations import Mutation
+from sync.core.notebook_schema import NotebookSchema
 from sync.core.notices import LAST_COUNTS, Notice
 from sync.core.peer_changes import PeerChanges, Recipient, groups
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.subscription import Subscription
+from sync.core.succession import Succession, name_successor
 from sync.core.unstored import without_blobs
 from sync.core.urgency import Urgency
 from sync.core.values import prepare, raw_size
@@ -104,6 +107,7 @@ class DocWriter:
 
     Args:
         epoch: random per life of the room; events carry it, so that a peer knows a new `seq` from a gap.
+        succeeded: called with the old runtime document when another has taken its place, before anybody hears of that.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class DocWriter:
         source: Source,
         blobs: BlobStore,
         epoch: str,
+        succeeded: Callable[[Document], None] = lambda old: None,
     ) -> None:
         self.notebook = notebook
         self.runtime = runtime
@@ -138,6 +143,11 @@ class DocWriter:
         self._heads_waiters: list[_HeadsWaiter] = []
         self._batch: Batch | None = None
         self._unsound: set[ChangeHash] = set()
+        self._succeeded = succeeded
+        self._succession: Succession | None = None
+        self._succession_due = False
+        self._most = (math.inf, math.inf)
+        self._outgrown = trio.Event()
         self.ended = False
         self._disk_refuses = False
 
@@ -241,6 +251,36 @@ class DocWriter:
         self._unsound.update(hashes)
         self.wake(Urgency.URGENT)
 
+    async def outgrown(self, operations: float, size: float) -> None:
+        """Returns once the runtime document's history has more than so many operations, or bytes. For one task."""
+        self._most = (operations, size)
+        self._outgrown = trio.Event()
+        self._look_at_size()
+        await self._outgrown.wait()
+
+    def _look_at_size(self) -> None:
+        operations, size = self._most
+        if self.runtime.operations > operations or self.runtime.log.size(0, len(self.runtime.log)) > size:
+            self._outgrown.set()
+
+    def begin_succession(self, identifier: bytes) -> Succession:
+        """A successor of the runtime document, to be caught up with it; what is committed from now on is written into both."""
+        self._succession = Succession(self.runtime, identifier, notebook_url=self.notebook.url)
+        return self._succession
+
+    def abandon_succession(self) -> None:
+        """The old document stays."""
+        self._succession, self._succession_due = None, False
+
+    async def succeed(self) -> None:
+        """Puts the successor into the old document's place, as one step; what it still lacks is written at once.
+
+        Raises:
+            WriterEnded: it never will be.
+        """
+        self._succession_due = True
+        await self.flush()
+
     async def run(self) -> None:
         """Commits until cancelled."""
         try:
@@ -281,6 +321,8 @@ class DocWriter:
         self._woken = trio.Event()
         if self._unsound:
             self._rebuild_notebook()
+        if self._succession is not None and self._succession_due:
+            self._roll_over(self._succession)
         if self._changes.waiting:
             self._take_changes()
         self._batch = batch = self._source.drain()
@@ -307,6 +349,19 @@ class DocWriter:
             subscriber.document_rebuilt(self.notebook, authors)
         self._release_waiters()
         self._source.notebook_changed(structure=True)
+
+    def _roll_over(self, succession: Succession) -> None:
+        """The last change of the old document names the new one, which has all from here on, and so does the notebook."""
+        self.abandon_succession()
+        if succession.behind:
+            succession.catch_up()
+        old, self.runtime, self.schema = self.runtime, succession.document, succession.schema
+        old.commit(lambda tx: name_successor(tx, self.runtime.url))
+        self._commit_notebook([lambda tx: NotebookSchema.set_runtime(tx, self.runtime.url)])
+        old.freeze()
+        self._succeeded(old)
+        old.publish()
+        old.wake_subscribers()
 
     def _commit_notebook(self, writes: Sequence[Callable[[Transaction], None]]) -> None:
         def write_all(transaction: Transaction) -> None:
@@ -339,6 +394,9 @@ class DocWriter:
 
         if self.runtime.commit(write):
             self.commits += 1
+            self._look_at_size()
+        if self._succession is not None:
+            self._succession.follow(prepared)
 
     def _publish(self, batch: Batch) -> None:
         moved = [document for document in (self.runtime, self.notebook) if document.publish()]

@@ -88,6 +88,10 @@ class Document:
         self._newest.clear()
         self._snapshot = None
 
+    def freeze(self) -> None:
+        """Gives back the replica: nothing is written any more and nobody reads it here. Its log goes on being served."""
+        self.replica = Replica()
+
     def heads(self) -> Heads:
         """Heads of everything that was committed, published or not."""
         return self.log.heads()

@@ -22,6 +22,11 @@ class Notice:
     request_id: str | int | None = None
     topic: str | None = None
 
+    @property
+    def speaks_of(self) -> set[DocumentId]:
+        """The notebook document and those whose state it waits for: without one of them it means nothing."""
+        return {self.document_id, *(document_id for document_id, _ in self.requires)}
+
 
 # Events that say all of what is now: the queue as it is, how far an environment is.
 LAST_COUNTS = frozenset({"queue_changed", "env_progress"})

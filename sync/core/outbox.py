@@ -5,6 +5,7 @@ payloads are made at the moment they are written and no queue of encoded message
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sync.core.document import Document
@@ -89,19 +90,30 @@ class Outbox:
         self._prefixes[document.id] = SyncFramePrefix(self.sender, self.target, document.id)
         return subscription
 
-    def unsubscribe(self, document_id: DocumentId) -> list[str | int]:
-        """Ends a document on this connection: its frames and what was held for it are gone.
+    def unsubscribe(self, document_id: DocumentId) -> list[Notice]:
+        """Ends a document on this connection: its frames are gone, and every notice that speaks of it.
 
         Returns:
-            The requests whose responses were held.
+            Those of them that are responses.
         """
         self.subscriptions.pop(document_id, None)
         self._prefixes.pop(document_id, None)
-        lane = self._lanes.pop(document_id, None)
-        if lane is None:
-            return []
-        self._waiting_bytes -= lane.size
-        return [notice.request_id for notice in lane.notices if notice.request_id is not None]
+        responses: list[Notice] = []
+        for lane in self._lanes.values():
+            responses += self._take_out(lane, lambda notice: document_id in notice.speaks_of)
+        self._lanes.pop(document_id, None)
+        return responses
+
+    def _take_out(self, lane: _Lane, unwanted: Callable[[Notice], bool]) -> list[Notice]:
+        """Takes notices out of a lane; returns those that are responses, the others count as dropped."""
+        gone = [notice for notice in lane.notices if unwanted(notice)]
+        lane.notices = deque(notice for notice in lane.notices if not unwanted(notice))
+        for notice in gone:
+            self._taken_out(lane, notice)
+            self._waiting_bytes -= len(notice.data)
+        responses = [notice for notice in gone if not notice.droppable]
+        self.statistics.notices_dropped += len(gone) - len(responses)
+        return responses
 
     def push(self, notice: Notice) -> None:
         """Queues an event or a response behind everything that was queued for its notebook.
@@ -211,12 +223,7 @@ class Outbox:
     def _drop_events(self) -> None:
         """Makes room for what must not be dropped."""
         for lane in self._lanes.values():
-            kept = deque(notice for notice in lane.notices if not notice.droppable)
-            size = sum(len(notice.data) for notice in kept)
-            self.statistics.notices_dropped += len(lane.notices) - len(kept)
-            self._waiting_bytes -= lane.size - size
-            lane.notices, lane.size = kept, size
-            lane.newest.clear()  # events, all of them
+            self._take_out(lane, lambda notice: notice.droppable)
 
     def next_batch(self) -> list[bytes]:
         """The frames of the next write, in order; empty if nothing may be written now. The last batch was written.

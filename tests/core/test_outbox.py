@@ -259,9 +259,29 @@ def test_a_closed_document_gives_back_what_was_held_and_names_its_requests() -> 
     peers.outbox.push(peers.event(1, size=100, behind=peers.documents[1]))
     peers.outbox.push(peers.response(2, size=100, behind=peers.documents[1]))
 
-    assert peers.outbox.unsubscribe(peers.documents[0].id) == [2]
+    assert [notice.request_id for notice in peers.outbox.unsubscribe(peers.documents[0].id)] == [2]
     assert peers.outbox.held_bytes == 0
     assert peers.written() == []
+
+
+def test_what_speaks_of_a_document_that_is_served_no_longer_goes_and_what_stands_behind_it_comes() -> None:
+    peers = Peers(3)
+    notebook, old, new = peers.documents
+    commit(old, size=400 * KIB)
+    commit(old)
+    peers.outbox.push(peers.event(1, behind=old, topic="queue_changed"))
+    peers.outbox.push(peers.response(2, behind=old))
+    commit(new)
+    peers.outbox.push(peers.event(3, behind=new))
+    assert peers.numbers() == []  # one large change was written, the next is not yet
+
+    gone = peers.outbox.unsubscribe(old.id)
+
+    assert [(notice.document_id, notice.request_id) for notice in gone] == [(notebook.id, 2)]
+    assert peers.outbox.statistics.notices_dropped == 1
+    assert peers.numbers() == [3]
+    assert peers.written() == []
+    assert peers.outbox.held_bytes == 0
 
 
 def test_a_response_that_waits_for_an_unopened_document_can_be_withdrawn() -> None:

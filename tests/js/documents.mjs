@@ -24,6 +24,7 @@ export class Documents {
   #opened = new Map(); // document id -> {handle, ready}
   #presences = new Map(); // document id -> Presence
   #watched = new Map(); // name -> values
+  #followed = new Map(); // url -> URLs that it named
 
   /** The handle of a document, at once: it may still be loading, which is when early events arrive. */
   open(url) {
@@ -124,6 +125,21 @@ export class Documents {
       handle.on("heads-changed", look);
     },
     watched: ({ name }) => this.#watched.get(name),
+    /** Opens the document that a path names, now and whenever it names another one; `followed` lists them all. */
+    follow: async ({ url, path }) => {
+      const handle = await this.ready(url);
+      const urls = [];
+      const look = () => {
+        const named = String(at(handle.doc(), path));
+        if (named === urls.at(-1)) return;
+        urls.push(named);
+        this.open(named);
+      };
+      look();
+      handle.on("heads-changed", look);
+      this.#followed.set(url, urls);
+    },
+    followed: ({ url }) => this.#followed.get(url),
 
     presence_start: async ({ url, state = {} }) => (await this.#presence(url)).start({ initialState: state }),
     presence_set: async ({ url, channel, value }) => (await this.#presence(url)).broadcast(channel, value),

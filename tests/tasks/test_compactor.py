@@ -1,7 +1,7 @@
 """Document chunks for peers that join: made beside, a few at a time, and never the end of a room."""
 
 import subprocess
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sync import compactor
 from sync.compact import UNSOUND
-from sync.compactor import MAX_PROCESSES, VERIFY_SECONDS, run_compactor
+from sync.compactor import MAX_PROCESSES, VERIFY_SECONDS, Compactor
 from sync.core.changes import CheckedChange
 from sync.core.document import SNAPSHOT_FROM_CHANGES, Document
 from sync.core.identifiers import document_id
@@ -23,6 +23,15 @@ def document(number: int = 0) -> Document:
     for change in range(SNAPSHOT_FROM_CHANGES):
         made.commit(lambda tx, change=change: tx.put(core.ROOT, f"k{change}", core.ScalarType.Int, change))
     made.publish()
+    return made
+
+
+def compactor_of(
+    *documents: Document, unsound: Callable[[Document, Collection[bytes]], Any] | None = None
+) -> Compactor:
+    made = Compactor(unsound or unexpected)
+    for one in documents:
+        made.watch(one)
     return made
 
 
@@ -57,7 +66,7 @@ async def test_only_a_few_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [document(number) for number in range(2 * MAX_PROCESSES)]
     async with trio.open_nursery() as nursery:
         for one in documents:
-            nursery.start_soon(run_compactor, [one], unexpected)
+            nursery.start_soon(compactor_of(one).run)
         await wait_all_tasks_blocked()
         for one in documents:
             assert one.snapshot() is None
@@ -76,7 +85,7 @@ async def test_a_process_that_can_not_be_had_is_asked_for_again_at_the_next_join
     processes, joined = Processes(monkeypatch), document()
     processes.error = OSError(24, "Too many open files")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_compactor, [joined], unexpected)
+        nursery.start_soon(compactor_of(joined).run)
         await wait_all_tasks_blocked()
         assert joined.snapshot() is None
         await wait_all_tasks_blocked()
@@ -93,7 +102,7 @@ async def test_a_document_that_can_not_be_compacted_is_tried_once(monkeypatch: p
     processes.may_end.set()
     processes.result = subprocess.CompletedProcess([], 1, b"", "half a character: é".encode()[:-1])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_compactor, [joined], unexpected)
+        nursery.start_soon(compactor_of(joined).run)
         await wait_all_tasks_blocked()
         for _ in range(3):
             assert joined.snapshot() is None
@@ -110,7 +119,7 @@ async def test_what_peers_wrote_is_verified_though_nobody_joins(
     quiet = document()
     found: list[tuple[Document, Collection[bytes]]] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_compactor, [edited, quiet], lambda *unsound: found.append(unsound))
+        nursery.start_soon(compactor_of(edited, quiet, unsound=lambda *unsound: found.append(unsound)).run)
         await trio.sleep(1)
         await take(edited, EDITS[0])
         await trio.sleep(VERIFY_SECONDS - 1)

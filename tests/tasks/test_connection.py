@@ -33,6 +33,7 @@ from sync.core.frames import (
     encode_data,
 )
 from sync.core.identifiers import DocumentId, Heads, PeerId, SessionId, document_id
+from sync.core.jsonrpc import RequestError
 from sync.core.limits import MAX_DOCUMENTS_PER_PEER, MAX_JSONRPC_BYTES, MAX_RELAYED_BYTES, MAX_REQUESTS_IN_FLIGHT
 from sync.core.notices import Notice
 from sync.core.sync_message import decode_sync_message, encode_sync_message
@@ -211,7 +212,7 @@ async def test_a_peer_that_leaves_is_nobodys_subscriber(hub: Hub) -> None:
         # A room's doc-writer may still have something for it.
         connection.push(client.response(1))
         assert connection.outbox.held_bytes == 0
-        connection.document_closed(client.runtime.id)
+        connection.document_closed(client.runtime.id, RequestError.shutting_down())
         connection.push(client.response(2))
         connection.tell("nobody hears this")
         await connection.drain()
@@ -429,7 +430,7 @@ async def test_a_closed_document_is_unavailable_and_its_requests_are_answered(hu
         client.open(client.notebook)
         await wait_all_tasks_blocked()
         client.connection.push(client.response(1))
-        client.connection.document_closed(client.notebook.id)
+        client.connection.document_closed(client.notebook.id, RequestError.shutting_down())
         await wait_all_tasks_blocked()
         assert client.answers == {1: "shutting_down"}
         assert client.socket.of(DocUnavailable) == [DocUnavailable("daemon", "peer", client.notebook.id)]
