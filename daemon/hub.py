@@ -60,12 +60,14 @@ class Past:
     """What rooms that have ended had counted."""
 
     commits: int = 0
+    successions: int = 0
     executions: Counter[str] = field(default_factory=Counter)
     kernel_messages: MessageCounts = field(default_factory=MessageCounts)
 
     def add(self, room: Room) -> None:
         """A room ended."""
         self.commits += room.writer.commits
+        self.successions += room.writer.successions
         self.executions += room.runtime.ended
         self.kernel_messages += room.kernels.message_counts
 

@@ -55,6 +55,8 @@ class Metrics(Collector):
         yield _gauges("document_operations", "Operations in them", "document", sorted(operations.items()))
         commits = past.commits + sum(room.writer.commits for room in rooms)
         yield _counter("commits", "Commits to runtime documents", commits)
+        successions = past.successions + sum(room.writer.successions for room in rooms)
+        yield _counter("roll_overs", "Runtime documents that were replaced, their history too long", successions)
         ended = sum((room.runtime.ended for room in rooms), past.executions)
         yield _counters("executions", "Executions that ended, by status", ("status",), ended)
 

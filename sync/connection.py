@@ -129,7 +129,7 @@ class Connection:
         default_factory=lambda: RateLimit(per_second=RELAYED_BYTES_PER_SECOND, burst=2 * RELAYED_BYTES_PER_SECOND)
     )
     _requests: RateLimit = field(default_factory=lambda: RateLimit(per_second=REQUESTS_PER_SECOND, burst=REQUEST_BURST))
-    _unopened: int = 0
+    _giving_up: bool = False
     _closing: bool = False
     _finishing: bool = False
 
@@ -153,16 +153,21 @@ class Connection:
             self.drop("it does not read what it asked for")
             return
         if notice.request_id is not None and self.outbox.unopened(notice) is not None:
-            if self._unopened < MAX_REQUESTS_IN_FLIGHT:
-                self._unopened += 1
-                self.nursery.start_soon(self._give_up_later, notice)
-            else:
+            if len(self.outbox.unopened_until) >= MAX_REQUESTS_IN_FLIGHT:
                 self._give_up(notice)
+                return
+            self.outbox.unopened_until[notice] = trio.current_time() + OPENING_SECONDS
+            if not self._giving_up:
+                self._giving_up = True
+                self.nursery.start_soon(self._give_up_when_due)
 
-    async def _give_up_later(self, notice: Notice) -> None:
-        await trio.sleep(OPENING_SECONDS)
-        self._unopened -= 1
-        self._give_up(notice)
+    async def _give_up_when_due(self) -> None:
+        while self.outbox.unopened_until:
+            notice, until = next(iter(self.outbox.unopened_until.items()))
+            await trio.sleep_until(until)
+            if self.outbox.unopened_until.pop(notice, None) is not None:
+                self._give_up(notice)
+        self._giving_up = False
 
     def _give_up(self, notice: Notice) -> None:
         """Answers with an error where the response can't be written: it would come before the state that it speaks of."""

@@ -125,6 +125,8 @@ class DocWriter:
         self.runtime = runtime
         self.schema = schema
         self.commits = 0
+        # How often another runtime document took the place of the one before.
+        self.successions = 0
         # How often what a notebook file holds of the runtime document changed, as far as it is published.
         self.file_changes = 0
         # Commits that had to leave out values which the blob store refused.
@@ -359,6 +361,7 @@ class DocWriter:
         old.commit(lambda tx: name_successor(tx, self.runtime.url))
         self._commit_notebook([lambda tx: NotebookSchema.set_runtime(tx, self.runtime.url)])
         old.freeze()
+        self.successions += 1
         self._succeeded(old)
         old.publish()
         old.wake_subscribers()

@@ -73,6 +73,8 @@ class Outbox:
         self.session_id = session_id
         self.subscriptions: dict[DocumentId, Subscription] = {}
         self.statistics = OutboxStatistics()
+        # Responses that wait for a document which the peer has not opened: until when, by the caller's clock, in that order.
+        self.unopened_until: dict[Notice, float] = {}
         self._max_payload = max_payload
         self._prefixes: dict[DocumentId, SyncFramePrefix] = {}
         self._lanes: dict[DocumentId, _Lane] = {}
@@ -158,6 +160,7 @@ class Outbox:
 
     def _taken_out(self, lane: _Lane, notice: Notice) -> None:
         lane.size -= len(notice.data)
+        self.unopened_until.pop(notice, None)
         if notice.topic is not None and lane.newest.get(notice.topic) is notice:
             del lane.newest[notice.topic]
 

@@ -20,7 +20,7 @@ from sync.core.outbox import Outbox
 from sync.core.subscription import Subscription
 from tests.fakes.simulated_network import SimulatedDaemon, SimulatedPeer
 
-HELD = {"events": 0, "held": 0, "schedules": 0}
+HELD = {"events": 0, "held": 0, "schedules": 0, "roll-overs": 0}
 
 
 class EventBeforeFrame(Outbox):
@@ -107,7 +107,7 @@ class Schedules(RuleBasedStateMachine):
     def storage_answers(self, index: int, notebook: bool, which: int) -> None:
         peer = self.peer(index)
         document = self.daemon.notebook if notebook else self.daemon.runtime
-        if peer.replicas[document.id].loading:
+        if document.id in peer.replicas and peer.replicas[document.id].loading:
             self.daemon.storage_answers(peer, document.id, which)
 
     @precondition(lambda self: len(self.daemon.peers) < 3)
@@ -140,7 +140,25 @@ class Schedules(RuleBasedStateMachine):
                 HELD["held"] += peer.outbox.statistics.notices_held
                 HELD["events"] += peer.events
             HELD["held"] += self.daemon.held
+            HELD["roll-overs"] += self.daemon.roll_overs
             HELD["schedules"] += 1
+
+
+class WithRollOvers(Schedules):
+    """Another runtime document takes the place of the one before, and peers open it at once or late."""
+
+    @precondition(lambda self: self.daemon.roll_overs < 3)
+    @rule(opens_late=st.booleans(), index=st.integers(0, 3))
+    def roll_over(self, opens_late: bool, index: int) -> None:
+        self.peer(index).opens_late = opens_late
+        self.daemon.roll_over()
+
+    @precondition(lambda self: self.daemon.roll_overs)
+    @rule(retire=st.booleans(), index=st.integers(0, 3))
+    def peers_follow(self, retire: bool, index: int) -> None:
+        if retire and self.daemon.replaced:
+            self.daemon.retire()
+        self.peer(index).follow(self.daemon.notebook.id)
 
 
 class WithEventBeforeFrame(Schedules):
@@ -169,23 +187,33 @@ def explore(
     )
 
 
-def test_no_event_is_early_over_random_schedules(capsys: pytest.CaptureFixture[str]) -> None:
-    explore(Schedules, 300)
+@pytest.mark.parametrize("machine", [Schedules, WithRollOvers])
+def test_no_event_is_early_over_random_schedules(machine: type[Schedules], capsys: pytest.CaptureFixture[str]) -> None:
+    HELD.update(dict.fromkeys(HELD, 0))
+    explore(machine, 300)
 
     with capsys.disabled():
         print(
-            f"\nP1: {HELD['schedules']} schedules, {HELD['events']} events, {HELD['held']} times the gate held one",
+            f"\nP1: {HELD['schedules']} schedules, {HELD['events']} events, {HELD['held']} times the gate held one, "
+            f"{HELD['roll-overs']} roll-overs",
             file=sys.stderr,
         )
     assert HELD["held"] > 0
+    assert (HELD["roll-overs"] > 0) == (machine is WithRollOvers)
 
 
 @pytest.mark.soak
-def test_no_event_is_early_over_ten_thousand_schedules() -> None:
-    explore(Schedules, 10_000)
+@pytest.mark.parametrize("machine", [Schedules, WithRollOvers])
+def test_no_event_is_early_over_ten_thousand_schedules(machine: type[Schedules]) -> None:
+    HELD.update(dict.fromkeys(HELD, 0))
+    explore(machine, 10_000)
 
-    print(f"P1: {HELD['schedules']} schedules, {HELD['events']} events, {HELD['held']} times the gate held one")
+    print(
+        f"P1: {HELD['schedules']} schedules, {HELD['events']} events, {HELD['held']} times the gate held one, "
+        f"{HELD['roll-overs']} roll-overs"
+    )
     assert HELD["held"] > 0
+    assert (HELD["roll-overs"] > 0) == (machine is WithRollOvers)
 
 
 @pytest.mark.parametrize("mutation", [WithEventBeforeFrame, WithManyOutstanding])

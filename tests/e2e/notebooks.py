@@ -35,7 +35,7 @@ class Notebook:
         async with open_stock_peer(self.daemon.sync_url, viewer_token or self.daemon.token, **options) as peer:
             await peer.record(self.url)
             await peer.find(self.url)
-            await peer.find(self.runtime)
+            await peer.follow(self.url, ["runtime"])
             yield peer
 
     async def ask(self, peer: StockPeer, method: str, **params: Any) -> dict[str, Any]:
@@ -51,6 +51,7 @@ class Notebook:
             response = await peer.request(self.url, "barrier", at_heads=True)
             assert "result" in response, response
         result: dict[str, Any] = response["result"]
+        self.runtime = f"automerge:{result['runtime']}"  # another than before, if the daemon replaced it
         for peer in peers:
             await peer.wait_heads(self.url, result["notebook_heads"])
             await peer.wait_heads(self.runtime, result["heads"])

@@ -49,6 +49,7 @@ class SimulatedPeer:
     outbox: Outbox
     has_storage: bool
     replicas: dict[str, Replica]
+    opens_late: bool = False
     to_peer: deque[bytes] = field(default_factory=deque)
     to_daemon: deque[bytes] = field(default_factory=deque)
     events: int = 0
@@ -65,24 +66,56 @@ class SimulatedPeer:
         replica = self.replicas[document]
         replica.document.receive_sync_message(replica.state, core.Message.decode(data))
         self.speak(document)
+        if not self.opens_late:
+            self.follow(document)
+
+    def follow(self, document: str) -> None:
+        """Opens the runtime document that the notebook names."""
+        named = self.replicas[document].document.get(core.ROOT, "runtime")
+        if named is not None and named[0][1] not in self.replicas:
+            self.replicas[named[0][1]] = Replica()
+            self.speak(named[0][1])
 
 
 class SimulatedDaemon:
-    """Two documents, any number of peers; `check` sees every event the moment it reaches its peer."""
+    """A notebook, its runtime documents, any number of peers; `deliver` sees every event the moment it reaches its peer.
+
+    `documents`: the runtime document that is written, and the notebook; `replaced`: those before it that are served on.
+    """
 
     def __init__(self, outbox_type: type[Outbox] = Outbox, max_payload: int = 600) -> None:
         self.outbox_type = outbox_type
         self.max_payload = max_payload
         self.notebook = Document(document_id(b"n" * 16))
         self.runtime = Document(document_id(b"r" * 16))
+        self.replaced: list[Document] = []
+        self.roll_overs = 0
         self.peers: list[SimulatedPeer] = []
         self.early: list[str] = []
         self.held = 0
         self.seq = 0
         self.connections = 0
+        self.runtime.commit(lambda tx: tx.put(core.ROOT, "schema", core.ScalarType.Int, 1))
+        self._name_runtime()
+
+    def _name_runtime(self) -> None:
+        self.notebook.commit(lambda tx: tx.put(core.ROOT, "runtime", core.ScalarType.Str, self.runtime.id))
         for document in self.documents:
-            document.commit(lambda tx: tx.put(core.ROOT, "schema", core.ScalarType.Int, 1))
             document.publish()
+
+    def roll_over(self) -> None:
+        """Another runtime document takes the place of the one before, as the doc-writer does it."""
+        self.roll_overs += 1
+        self.replaced.append(self.runtime)
+        self.runtime = Document(document_id(bytes([self.roll_overs]) * 16))
+        self.runtime.commit(lambda tx: tx.put(core.ROOT, "schema", core.ScalarType.Int, 1))
+        self._name_runtime()
+
+    def retire(self) -> None:
+        """The oldest of the replaced documents is served no longer."""
+        old = self.replaced.pop(0)
+        for peer in self.peers:
+            peer.outbox.unsubscribe(old.id)
 
     @property
     def documents(self) -> tuple[Document, Document]:
@@ -96,18 +129,21 @@ class SimulatedDaemon:
             session_id=SessionId(str(self.connections)),
             max_payload=self.max_payload,
         )
-        kept = {d.id: Replica(replicas[d.id].document) if replicas else Replica() for d in self.documents}
+        if replicas is None:
+            kept = {document.id: Replica() for document in self.documents}
+        else:
+            kept = {document: Replica(replica.document) for document, replica in replicas.items()}
         peer = SimulatedPeer(f"peer{self.connections}", outbox, has_storage, kept)
         self.peers.append(peer)
-        for document in self.documents:
-            peer.speak(document.id)
+        for document in kept:
+            peer.speak(document)
         return peer
 
     def disconnect(self, peer: SimulatedPeer) -> None:
         self.held += peer.outbox.statistics.notices_held
         self.peers.remove(peer)
         # What was in flight is lost with the connection; what waits for storage is not.
-        for document, replica in peer.replicas.items():
+        for document, replica in list(peer.replicas.items()):
             for data in replica.loading:
                 peer.apply(document, data)
 
@@ -120,6 +156,7 @@ class SimulatedDaemon:
         self.seq += 1
         params: dict[str, Any] = {
             "seq": self.seq,
+            "runtime": self.runtime.id,
             "heads": [head.hex() for head in self.runtime.published_heads()],
             "notebook_heads": [head.hex() for head in self.notebook.published_heads()] if cells else [],
         }
@@ -135,7 +172,9 @@ class SimulatedDaemon:
     def hear(self, peer: SimulatedPeer) -> None:
         """The connection's reader takes one message of the peer."""
         document_id_, data = peer.to_daemon.popleft()
-        document = next(d for d in self.documents if d.id == document_id_)
+        document = next((d for d in (*self.documents, *self.replaced) if d.id == document_id_), None)
+        if document is None:
+            return  # it is unavailable
         subscription = peer.outbox.subscriptions.get(document.id)
         if subscription is None:
             writable = document is self.notebook
@@ -165,7 +204,7 @@ class SimulatedDaemon:
             peer.last_count = frame.count
             peer.events += 1
             params = decode_data(frame.data)["params"]  # type: ignore[index]
-            runtime, notebook = (peer.replicas[document.id] for document in self.documents)
+            runtime, notebook = peer.replicas[params["runtime"]], peer.replicas[self.notebook.id]
             if not (runtime.has(params["heads"]) and notebook.has(params["notebook_heads"])):
                 self.early.append(f"event {params['seq']} reached {peer.name} before its state")
 
@@ -176,6 +215,9 @@ class SimulatedDaemon:
 
     def settle(self) -> None:
         """Runs everything to the end, in order."""
+        for peer in self.peers:
+            peer.opens_late = False
+            peer.follow(self.notebook.id)
         moved = True
         while moved:
             moved = False
@@ -186,7 +228,7 @@ class SimulatedDaemon:
                 while peer.to_peer:
                     self.deliver(peer)
                     moved = True
-                for document, replica in peer.replicas.items():
+                for document, replica in list(peer.replicas.items()):
                     while replica.loading:
                         self.storage_answers(peer, document, 0)
                         moved = True

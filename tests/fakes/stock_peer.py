@@ -234,6 +234,15 @@ class StockRepo:
         values: list[Any] = await self.process.call("watched", name=name)
         return values
 
+    async def follow(self, url: str, path: Sequence[str | int]) -> None:
+        """Opens the document that a path names, now and whenever it names another one."""
+        await self.process.call("follow", url=url, path=path)
+
+    async def followed(self, url: str) -> list[str]:
+        """The documents that `follow` opened, in order."""
+        urls: list[str] = await self.process.call("followed", url=url)
+        return urls
+
     async def start_presence(self, url: str, state: Mapping[str, Any]) -> None:
         """Starts the stock Presence on a document, which announces `state`."""
         await self.process.call("presence_start", url=url, state=state)
