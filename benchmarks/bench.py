@@ -73,7 +73,7 @@ class Bench:
 
     @asynccontextmanager
     async def watched_daemon(self, what: str) -> AsyncIterator[tuple[Daemon, Callable[[], Awaitable[Any]]]]:
-        """A daemon watched from inside (`pauses` or `timeline`), and a function that takes its report."""
+        """A daemon watched from inside (`pauses`, `roll-overs` or `timeline`), and a function that takes its report."""
         read_fd, write_fd = os.pipe()
         async with trio.lowlevel.FdStream(read_fd) as reports, trio.lowlevel.FdStream(write_fd):
             # The other end belongs to the daemon, for which it must block.

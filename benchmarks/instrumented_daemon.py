@@ -1,6 +1,8 @@
 """The daemon, watched from inside: for passes of their own, so that watching does not disturb the timings.
 
-    python -m benchmarks.instrumented_daemon pauses|timeline REPORT_FD serve ...
+    python -m benchmarks.instrumented_daemon pauses|roll-overs|timeline REPORT_FD serve ...
+
+`roll-overs` are pauses, too, of a daemon that replaces a runtime document when a fiftieth of it is history.
 
 At SIGUSR1 it writes what it saw since the last one to REPORT_FD, as one JSON line, and begins anew.
 """
@@ -18,6 +20,7 @@ from typing import Any
 
 import trio
 
+import daemon.rolling_over
 import daemon.supervisor
 from daemon.kernel_life import _Life
 from kernel_bridge import Kernel
@@ -144,6 +147,9 @@ def main() -> None:
         watcher: Pauses | Timeline = Timeline()
     else:
         watcher = pauses = Pauses()
+        if what == "roll-overs":
+            setattr(daemon.rolling_over, "GROWTH", 1.02)  # noqa: B010  # a constant is replaced on purpose
+            setattr(daemon.rolling_over, "MIN_OPERATIONS", 0)  # noqa: B010
 
         async def run_watched(*arguments: Any) -> None:
             trio.lowlevel.add_instrument(pauses)

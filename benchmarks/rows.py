@@ -157,11 +157,11 @@ async def prints(bench: Bench) -> list[Row]:
         await at_floor()
 
         async def at_peer() -> list[float]:
-            before = await bench.daemon.commits()
+            before = await bench.daemon.count("commits")
             watch = Watch(bench.daemon.pid)
             result = await bench.peer.call("flood", cell_id="prints", last_line=LAST_LINE, outputs=1)
             spent.append(watch.spent())
-            commits.append(await bench.daemon.commits() - before)
+            commits.append(await bench.daemon.count("commits") - before)
             peer_cpu.append(result["cpu"])
             assert result["texts"] == [PRINTED], f"{len(result['texts'])} outputs, or other lines"
             return [result["seconds"]]
@@ -228,12 +228,12 @@ async def hundred_peers(bench: Bench) -> list[Row]:
         async with bench.notebook({"warm": ADD, "tick": code}) as notebook, bench.crowd(count - 1, notebook):
             await bench.peer.call("execute", cell_id="warm", count=3)
             await bench.peer.call("start", cell_id="tick")
-            before = await bench.daemon.commits()
+            before = await bench.daemon.count("commits")
             frames = [await crowd.call("frames") for crowd in bench.crowds]
             watch = Watch(bench.daemon.pid)
             await bench.peer.call("finish")
             spent = watch.spent()
-            commits = await bench.daemon.commits() - before
+            commits = await bench.daemon.count("commits") - before
             received = sum([await crowd.call("frames") for crowd in bench.crowds]) - sum(frames)
         if spent.running is None or spent.waiting is None:
             return []
@@ -283,6 +283,19 @@ async def pauses(bench: Bench) -> list[Row]:
             await note("20 x 1+1 in it")
             await bench.peer.call("save")
             await note("saving it")
+    async with (
+        bench.watched_daemon("roll-overs") as (daemon, report),
+        bench.notebook({"add": ADD, **big}, daemon=daemon, outputs=3),
+    ):
+        await bench.peer.call("execute", cell_id="add", count=1)
+        await report()
+        samples = await _milliseconds(bench, 200)
+        roll_overs = await daemon.count("roll_overs")
+        await note("roll-overs of it")
+        rows[-1].notes.append(
+            f"{roll_overs} in {len(samples)} x 1+1, which took {p50(samples):.1f} ms (p50),"
+            f" {max(samples):.0f} ms at most"
+        )
     return rows
 
 

@@ -39,7 +39,6 @@ from sync.core.plain import (
     MAP,
     STR,
     append_values,
-    count_operations,
     is_key,
     put_map,
     put_value,
@@ -370,23 +369,6 @@ def list_difference(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[list[in
         else:
             deleted.append(index)
     return deleted, new[kept:]
-
-
-def estimate_operations(mutation: PreparedMutation) -> int:
-    """About how many operations a mutation writes, for who cuts many into transactions of a bounded time."""
-    match mutation:
-        case AppendManifest() | ReplaceManifest():
-            return count_operations(mutation.manifest)
-        case EditSegments():
-            return 2 + len(mutation.segments)
-        case OpenComm() | SetCommState():
-            return 6 + count_operations(mutation.state)
-        case TrimOutputs():
-            return 8 * mutation.keep  # a manifest has 6 to 10
-        case SetFile() | SetEnvironment() | SetKernel():
-            return 6
-        case _:
-            return 3
 
 
 def _given(mutation: PreparedMutation, names: tuple[str, ...]) -> dict[str, Any]:

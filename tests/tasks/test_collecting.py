@@ -25,6 +25,8 @@ async def open_room(path: Path, blobs: BlobStore, nursery: trio.Nursery) -> Room
         runtime_dir=path.parent,
         kernel_env={},
         resolve=Path,
+        serve=lambda document: None,
+        stop_serving=lambda document: None,
     )
     await nursery.start(room.run)
     await room.loaded.wait()
