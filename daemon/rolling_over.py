@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from daemon.room import Room
 
 # Each operation of the history takes some 490 bytes here, and at each peer as much, and 10 us of who joins (measured).
-MIN_OPERATIONS: Final = 50_000
+MIN_OPERATIONS: Final = 20_000
 # The same for long texts, of which few operations hold much.
-MIN_BYTES: Final = 16 * MIB
+MIN_BYTES: Final = 8 * MIB
 # Everybody who watches loads the new document, so most of the old one must be history before that is worth while.
 GROWTH: Final = 3
 # What is committed during the copy is caught up with in slices that get longer, so that it ends however much that is.
 PATIENCE: Final = 1.25
 # A peer that was away for a moment, or is slow, finds the document that its events speak of.
 SERVED_SECONDS: Final = 600.0
-# Of one notebook, whatever the time: a log takes some 10 MiB, and what outgrows 50 000 operations this fast is a flood.
-MAX_SERVED: Final = 4
+# Of one notebook, whatever the time: a log takes some 5 MiB, and what outgrows 20 000 operations this fast is a flood.
+MAX_SERVED: Final = 8
 
 log = structlog.get_logger(__name__)
 

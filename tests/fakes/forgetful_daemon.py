@@ -1,4 +1,4 @@
-"""The daemon, but it leaves a runtime document behind after a thousand operations, where the real one takes fifty thousand
+"""The daemon, but it leaves a runtime document behind after a thousand operations, where the real one takes twenty thousand
 and three times what is shown. `python -m tests.fakes.forgetful_daemon serve ...` is then `notebookd serve ...`.
 """
 
