@@ -28,8 +28,8 @@ from sync.core.frames import (
     encode_frame,
 )
 from sync.core.identifiers import (
-    DocumentId,
     Heads,
+    InvalidIdentifier,
     PeerId,
     SessionId,
     heads_from_hex,
@@ -38,7 +38,7 @@ from sync.core.identifiers import (
 )
 from sync.core.limits import MAX_FRAME_BYTES
 from sync.core.notebook_schema import Cell, CellType, NotebookSchema
-from sync.core.plain import read_found
+from sync.core.plain import read_found, read_string
 from sync.core.positions import between
 from sync.core.replica_session import ReplicaSession
 from sync.core.runtime_reading import read_cell
@@ -133,6 +133,7 @@ class ThinPeer:
         self.daemon_id: PeerId | None = None
         self.notebook = ReplicaSession(parse_automerge_url(documents.notebook))
         self.runtime = ReplicaSession(parse_automerge_url(documents.runtime))
+        self._runtimes = {self.runtime.document_id: self.runtime}
         self.events: list[Heard] = []
         self.early: list[dict[str, Any]] = []
         self.errors: list[str] = []
@@ -381,7 +382,7 @@ class ThinPeer:
         if self.daemon_id is None:
             return []
         frames = []
-        for session in (self.notebook, self.runtime):
+        for session in (self.notebook, *self._runtimes.values()):
             if session is self.notebook and self.holds_edits:
                 continue
             while True:
@@ -402,15 +403,27 @@ class ThinPeer:
             case Peer(sender_id=sender):
                 self.daemon_id = PeerId(sender)
             case Sync(document_id=document_id, data=data):
-                for session in (self.notebook, self.runtime):
+                for session in (self.notebook, *self._runtimes.values()):
                     if session.document_id == document_id:
                         session.receive([decode_sync_message(data)])
+                if document_id == self.notebook.document_id:
+                    self._follow()
             case Ephemeral(sender_id=sender, data=data) if sender == self.daemon_id:
                 self._hear(decode_data(data))
             case ErrorFrame(message=message):
                 self.errors.append(message)
             case _:
                 pass
+
+    def _follow(self) -> None:
+        """Opens the runtime document that the notebook names; it is the one to read once something was heard of it."""
+        try:
+            named = parse_automerge_url(read_string(self.notebook.replica, ROOT, "runtime") or "")
+        except InvalidIdentifier:
+            return
+        if named not in self._runtimes:
+            self._runtimes[named] = ReplicaSession(named)
+            self.ask("barrier", rpc_id=f"what is in {named}")
 
     def _hear(self, data: Any) -> None:
         is_event = "method" in data
@@ -429,12 +442,11 @@ class ThinPeer:
             asked.arrived.set()
 
     def _is_here(self, said: Mapping[str, Any]) -> bool:
-        runtime = said.get("runtime")
-        if runtime is not None and DocumentId(runtime) != self.runtime.document_id:
+        runtime = self._runtimes.get(said.get("runtime", self.runtime.document_id))
+        if runtime is None or not runtime.holds(heads_from_hex(said.get("heads", []))):
             return False
-        return self.runtime.holds(heads_from_hex(said.get("heads", []))) and self.notebook.holds(
-            heads_from_hex(said.get("notebook_heads", []))
-        )
+        self.runtime = runtime
+        return self.notebook.holds(heads_from_hex(said.get("notebook_heads", [])))
 
 
 def _matches(event: Heard, method: str, params: Mapping[str, Any]) -> bool:

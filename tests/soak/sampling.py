@@ -54,7 +54,7 @@ class Sampler:
             "rooms": metrics["notebookd_rooms"],
             "kernels": _sum(metrics, "notebookd_kernels{", without="not_started"),
             "changes": metrics["notebookd_changes"],
-            "operations": _sum(metrics, "notebookd_document_operations{"),
+            "operations": _sum(metrics, "notebookd_document_operations{", without="replaced"),
             "commits": metrics["notebookd_commits_total"],
             "executions": _sum(metrics, "notebookd_executions_total{"),
             "connections": connections,

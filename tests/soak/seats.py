@@ -148,7 +148,8 @@ class StockHands:
             raise Refused(response["error"]["data"]["reason"])
 
     async def sliders(self) -> Sequence[str]:
-        return _sliders(await self.peer.doc(self.notebook.runtime, ["comms"]))
+        runtime = (await self.peer.followed(self.notebook.url))[-1]
+        return _sliders(await self.peer.doc(runtime, ["comms"]))
 
 
 def _sliders(comms: dict[str, Any]) -> list[str]:
