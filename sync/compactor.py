@@ -63,7 +63,7 @@ class Compactor:
                 if document.wants_snapshot or self._due.get(document.id, math.inf) <= trio.current_time():
                     self._due.pop(document.id, None)
                     await _compact(document, self._unsound)
-                    if document.has_unverified:
+                    if document.has_unverified and document in self._documents:
                         self._due[document.id] = trio.current_time() + VERIFY_SECONDS
 
 
