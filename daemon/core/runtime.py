@@ -434,7 +434,9 @@ class Runtime(PendingBatch):
             self.on_execution(execution)
         self._queue_changed = True
         self._send_next()
-        self._wake(Urgency.URGENT)
+        # That it began can wait for the commit that is due: what takes a few milliseconds has begun and ended in one.
+        began = all(isinstance(transition, Started) for transition in transitions)
+        self._wake(Urgency.NORMAL if began else Urgency.URGENT)
         self.on_transition()
 
     def _started(self, execution: Execution) -> None:
