@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.notebooks import write_notebook
+from tests.e2e.notebooks import Notebook, write_notebook
 from tests.fakes.daemon_process import running_daemon
 from tests.fakes.weather import FRAMES, RAN_LOG, RUN, Cast, Crowd, Skies, client, stock, thin
 from tests.history import violations
@@ -14,11 +14,14 @@ from tests.history import violations
 # Of the stock client's connections and of ours, in both directions.
 BOUNDARIES = 4 * FRAMES
 CELLS = ["a", "b", "c", "d", "e"]
+FORGETFUL = "tests.fakes.forgetful_daemon"  # it replaces runtime documents all the time
 SHORT_SECONDS = 40.0
 LONG_SECONDS = 600.0
 
 
-async def live_through(directory: Path, seed: int, seconds: float, *, clients: int, stocks: int, thins: int) -> str:
+async def live_through(
+    directory: Path, seed: int, seconds: float, *, clients: int, stocks: int, thins: int, module: str = "daemon"
+) -> str:
     """One run of so many peers of each kind, and a witness: until each boundary was met, or for so many seconds.
 
     Returns:
@@ -34,7 +37,7 @@ async def live_through(directory: Path, seed: int, seconds: float, *, clients: i
             for number in range(thins)
         ],
     ]
-    async with running_daemon(directory) as daemon:
+    async with running_daemon(directory, module=module) as daemon:
         (daemon.root / "ran_log.py").write_text(RAN_LOG)
         write_notebook(daemon.root / "crowd.ipynb", dict.fromkeys(CELLS, RUN))
         crowd = Crowd(daemon, await daemon.open("crowd.ipynb"), CELLS, rng)
@@ -49,6 +52,8 @@ async def live_through(directory: Path, seed: int, seconds: float, *, clients: i
 
         await crowd.run(actors, lambda: len(met()) == BOUNDARIES, seconds)
         ran = crowd.ran()
+        roll_overs = int(await Notebook(daemon, "", "", "").metric("notebookd_roll_overs_total"))
+        assert (roll_overs > 3) == (module == FORGETFUL)
         found = violations(crowd.histories, ran, crowd.commits, witness="witness")
         assert not found, "\n".join(found[:20])
         faults = [fault for _, wire in crowd.actors for fault in wire.faults_met]
@@ -66,7 +71,7 @@ async def live_through(directory: Path, seed: int, seconds: float, *, clients: i
             f"seed {seed}: {len(crowd.histories)} peers, {dict(kinds)}, {boundaries} boundaries, "
             f"{connections} connections; "
             f"{accepted} executions accepted, {lost} requests lost, {len(ran.runs)} ran, {edits} edits acknowledged, "
-            f"{events} events, {len(crowd.commits)} commits; no violation"
+            f"{events} events, {len(crowd.commits)} commits, {roll_overs} roll-overs; no violation"
         )
 
 
@@ -76,6 +81,11 @@ TWENTY = {"clients": 8, "stocks": 4, "thins": 7}  # and the witness
 @pytest.mark.time_limit(180)
 async def test_nothing_breaks_where_connections_do(tmp_path: Path) -> None:
     print(await live_through(tmp_path, seed=1, seconds=SHORT_SECONDS, **TWENTY))
+
+
+@pytest.mark.time_limit(180)
+async def test_nothing_breaks_where_runtime_documents_are_replaced_meanwhile(tmp_path: Path) -> None:
+    print(await live_through(tmp_path, seed=6, seconds=SHORT_SECONDS, module=FORGETFUL, **TWENTY))
 
 
 @pytest.mark.soak
@@ -88,6 +98,6 @@ async def test_nothing_breaks_at_any_of_the_first_boundaries(tmp_path: Path) -> 
 
 @pytest.mark.soak
 @pytest.mark.time_limit(1200)
-@pytest.mark.parametrize("seed", [3, 4, 5])
-async def test_nothing_breaks_in_a_long_storm(tmp_path: Path, seed: int) -> None:
-    print(await live_through(tmp_path, seed=seed, seconds=LONG_SECONDS, **TWENTY))
+@pytest.mark.parametrize(("seed", "module"), [(3, "daemon"), (4, "daemon"), (5, FORGETFUL)])
+async def test_nothing_breaks_in_a_long_storm(tmp_path: Path, seed: int, module: str) -> None:
+    print(await live_through(tmp_path, seed=seed, seconds=LONG_SECONDS, module=module, **TWENTY))

@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import trio
 
-from sync.core.binding import ROOT
+from sync.core.binding import ROOT, Reader
 from sync.core.frames import (
     Ephemeral,
     EphemeralFramePrefix,
@@ -246,14 +246,12 @@ class ThinPeer:
 
     def read(self, *path: str, heads: Heads | None = None) -> Any:
         """What stands at a path of the runtime document, as plain Python; None if nothing does."""
-        replica, obj = self.runtime.replica, ROOT
-        for key in path[:-1]:
-            found = replica.get(obj, key, heads)
-            if found is None:
-                return None
-            obj = found[1]
-        found = replica.get(obj, path[-1], heads)
-        return None if found is None else read_found(replica, found, heads)
+        return read(self.runtime.replica, *path, heads=heads)
+
+    @property
+    def runtimes(self) -> list[ReplicaSession]:
+        """The runtime documents that the notebook named, in order."""
+        return list(self._runtimes.values())
 
     def status(self, execution_id: str) -> str | None:
         """An execution's status in the document."""
@@ -447,6 +445,18 @@ class ThinPeer:
             return False
         self.runtime = runtime
         return self.notebook.holds(heads_from_hex(said.get("notebook_heads", [])))
+
+
+def read(replica: Reader, *path: str, heads: Heads | None = None) -> Any:
+    """What stands at a path of a document, as plain Python; None if nothing does."""
+    obj = ROOT
+    for key in path[:-1]:
+        found = replica.get(obj, key, heads)
+        if found is None:
+            return None
+        obj = found[1]
+    found = replica.get(obj, path[-1], heads)
+    return None if found is None else read_found(replica, found, heads)
 
 
 def _matches(event: Heard, method: str, params: Mapping[str, Any]) -> bool:

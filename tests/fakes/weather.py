@@ -8,7 +8,7 @@ import json
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 import trio
 
 from sync.client import ConnectionLost, Event, Notebook, RequestFailed, open_notebook
-from sync.core.binding import ROOT
-from sync.core.identifiers import heads_from_hex, heads_to_hex
+from sync.core.binding import ROOT, Reader
+from sync.core.identifiers import Heads, heads_from_hex, heads_to_hex
 from sync.core.notebook_schema import NotebookSchema
 from sync.websocket import SocketClosed, SocketProtocolError, SocketRefused
 from tests.fakes import stock_peer
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.stock_peer import CONNECTION_LOST, StockPeer, StockPeerError, open_stock_peer
 from tests.fakes.tcp_proxy import NO_FAULT, Fault, Wire, wire_to
-from tests.fakes.thin_peer import ConnectionEnded, ThinPeer, open_thin_peer
+from tests.fakes.thin_peer import ConnectionEnded, ThinPeer, open_thin_peer, read
 from tests.history import FINAL, Asked, History, Ran, Replica, Told
 
 RUN = "import ran_log; ran_log.ran()"
@@ -258,6 +258,8 @@ async def _listen(nb: Notebook, told: list[Told]) -> None:
 def _is_early(nb: Notebook, event: Event) -> bool:
     session = nb._session
     runtime = event.params.get("runtime")
+    if isinstance(runtime, str) and session.has_left(runtime):
+        return False  # for one that has all that it speaks of
     if session.runtime is None or runtime != session.runtime.document_id:
         return True
     return not (
@@ -323,21 +325,34 @@ def told_by(peer: ThinPeer) -> list[Told]:
 
 
 def statuses_by_commit(peer: ThinPeer) -> list[dict[str, str]]:
-    """Executions' statuses after each commit. Those that ended long ago are left out: each costs a look into the past."""
+    """Executions' statuses after each commit. Those that ended long ago are left out: each costs a look into the past.
+
+    A runtime document that took another's place is looked at from the commit on that says the same as the one before.
+    """
     commits: list[dict[str, str]] = []
     ended: dict[str, int] = {}
-    for number, change in enumerate(peer.runtime.replica.changes_since(())):
-        heads = (bytes(change.hash),)
-        found = peer.runtime.replica.get(ROOT, "executions", heads)
-        ids = [] if found is None else peer.runtime.replica.keys(found[1], heads)
-        statuses = {}
-        for execution_id in ids:
-            if number - ended.get(execution_id, number) <= _WATCHED_COMMITS:
-                statuses[execution_id] = str(peer.read("executions", execution_id, "status", heads=heads))
-                if statuses[execution_id] in FINAL:
+    number, last = 0, dict[str, str]()
+    for session in peer.runtimes:
+        replica, complete = session.replica, False
+        for change in replica.changes_since(()):
+            heads = (bytes(change.hash),)
+            found = replica.get(ROOT, "executions", heads)
+            ids = [] if found is None else replica.keys(found[1], heads)
+            complete = complete or (last.keys() <= set(ids) and last == _statuses(replica, last, heads))
+            if not complete:
+                continue
+            number += 1
+            watched = [each for each in ids if number - ended.get(each, number) <= _WATCHED_COMMITS]
+            commits.append(_statuses(replica, watched, heads))
+            for execution_id, status in commits[-1].items():
+                if status in FINAL:
                     ended.setdefault(execution_id, number)
-        commits.append(statuses)
+        last = _statuses(replica, ids, replica.heads())
     return commits
+
+
+def _statuses(replica: Reader, execution_ids: Iterable[str], heads: Heads) -> dict[str, str]:
+    return {each: str(read(replica, "executions", each, "status", heads=heads)) for each in execution_ids}
 
 
 def source_of(peer: ThinPeer, cell_id: str) -> str:
@@ -364,7 +379,7 @@ async def stock(crowd: Crowd, history: History, wire: Wire, plan: Plan) -> None:
     async with open_stock_peer(daemon.sync_url, daemon.token, retry_ms=_RETRY_MS, tolerate_faults=True) as peer:
         await peer.record(url)
         await peer.find(url)
-        await peer.find(crowd.documents.runtime)
+        await peer.follow(url, ["runtime"])
         own = f"own-{history.name}"
         text = {"$immutable": "code"}, {"$immutable": f"W{history.name[5:]}1"}
         cell = {"cell_type": text[0], "position": text[1], "source": RUN, "metadata": {}}
@@ -387,22 +402,36 @@ async def stock(crowd: Crowd, history: History, wire: Wire, plan: Plan) -> None:
                 continue
             history.asked[-1] = Asked(execution_id, own, source, "accepted")
             history.acknowledged.append((cell_id, text_))
-            ended = f"!['queued', 'running'].includes(String(doc.executions['{execution_id}'].status))"
-            await peer.wait(crowd.documents.runtime, ended, within=_PATIENCE)
+            await _ended(peer, url, execution_id)
         wire.plan = lambda: NO_FAULT
         wire.break_all()
         await _ask(peer, url, "barrier", {"notebook_heads": await peer.heads(url)})
         await crowd.arrive()
         result = (await _ask(peer, url, "barrier", {"notebook_heads": await peer.heads(url)}))["result"]
         await peer.wait_heads(url, result["notebook_heads"])
-        await peer.wait_heads(crowd.documents.runtime, result["heads"])
+        await peer.wait_heads(f"automerge:{result['runtime']}", result["heads"])
         history.connections.append(
             [Told(event["method"], event["params"], bool(event["early"])) for event in await peer.events(url)]
         )
-        history.end = await _end_of_stock(peer, crowd.documents)
+        history.end = await _end_of_stock(peer, Documents(url, f"automerge:{result['runtime']}"))
         # What is sent between the end of a connection and its `close` event throws in the stock adapter; nothing else may.
         faults = [fault["message"] for fault in peer.process.faults if fault.get("code") not in CONNECTION_LOST]
         assert all(_NOT_READY in fault for fault in faults), faults
+
+
+async def _ended(peer: StockPeer, url: str, execution_id: str) -> None:
+    """Waits until the document says that an execution has ended; should another document follow, until that one does."""
+    status = f"String(doc.executions['{execution_id}'].status)"
+    expression = f"!['queued', 'running'].includes({status}) ? 'ended' : doc.successor"
+    runtime = (await peer.followed(url))[-1]
+    with trio.fail_after(_PATIENCE):
+        while runtime != "ended":
+            try:
+                runtime = await peer.wait(runtime, expression, within=_PATIENCE)
+            except StockPeerError as error:
+                # Its connection broke while it asked for the document; it says so after a second, and asks when asked again.
+                if "is unavailable" not in str(error):
+                    raise
 
 
 async def _ask(peer: StockPeer, url: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
