@@ -1,6 +1,6 @@
 // Commands on the documents of one stock Repo: what a client and a server have in common.
 import * as A from "@automerge/automerge";
-import { Presence, parseAutomergeUrl } from "@automerge/automerge-repo";
+import { Presence, isValidAutomergeUrl, parseAutomergeUrl } from "@automerge/automerge-repo";
 import { isDeepStrictEqual } from "node:util";
 import { until } from "./lines.mjs";
 import { plain, revive } from "./values.mjs";
@@ -131,7 +131,7 @@ export class Documents {
       const urls = [];
       const look = () => {
         const named = String(at(handle.doc(), path));
-        if (named === urls.at(-1)) return;
+        if (named === urls.at(-1) || !isValidAutomergeUrl(named)) return;
         urls.push(named);
         this.open(named);
       };
