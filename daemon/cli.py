@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import cyclopts
 import trio
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from daemon.config import Config, default_state_dir
-from daemon.state_dir import StateDirTaken, open_state_dir, read_announcement
+from daemon.state_dir import StateDirTaken, StateDirUnusable, open_state_dir, read_announcement, wait_until_free
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -21,14 +22,16 @@ EXIT_NO_KERNEL = 3
 EXIT_NO_DAEMON = 4
 EXIT_TAKEN = 4
 
-_options = Group("Options", default_parameter=Parameter(negative=()))
+# A daemon ends within 5 s of its SIGTERM; this is for its machine being busy.
+STOP_SECONDS = 15
+
 app = App(
     name="notebookd",
     help="A daemon that owns Jupyter kernels and live notebook documents.",
     version=version("notebookd"),
     version_flags=["--version"],
     result_action="return_value",
-    group_parameters=_options,
+    default_parameter=Parameter(negative=()),
 )
 
 
@@ -60,7 +63,7 @@ def main() -> NoReturn:
 def serve(
     *,
     host: str = "127.0.0.1",
-    port: int = 8889,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8889,
     token: str | None = None,
     token_file: Path | None = None,
     viewer_token: str | None = None,
@@ -76,22 +79,22 @@ def serve(
 
     The first line on stdout is JSON: url, sync_url, token, pid. The log goes to stderr.
 
-    Parameters
-    ----------
-    host: Address to listen on.
-    port: Port to listen on; 0 takes any free one.
-    token: What peers must show to edit; without it a random one is made and kept in the state directory.
-    token_file: A file that holds the token.
-    viewer_token: What peers must show to read only.
-    viewer_token_file: A file that holds the viewer token.
-    allow_host: A further name in the Host header that is us.
-    allow_origin: A web origin whose pages may connect, exactly as browsers send it.
-    state_dir: Where blobs, the token and daemon.json are kept.
-    root: The folder that notebooks are opened in.
-    log_format: How log lines look.
-    log_level: The least that is logged; debug names every request and execution.
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes any free one.
+        token: What peers must show to edit; without it a random one is made and kept in the state directory.
+        token_file: A file that holds the token.
+        viewer_token: What peers must show to read only.
+        viewer_token_file: A file that holds the viewer token.
+        allow_host: A further name in the Host header that is us.
+        allow_origin: A web origin whose pages may connect, exactly as browsers send it.
+        state_dir: Where blobs, the token and daemon.json are kept.
+        root: The folder that notebooks are opened in.
+        log_format: How log lines look.
+        log_level: The least that is logged; debug names every request and execution.
     """
     # Here, since half a second of imports is for those alone who serve.
+    from daemon.core.access import AccessRulesWrong
     from daemon.logs import configure_logging
     from daemon.supervisor import run_daemon
     from sync.blobs import BlobStoreError
@@ -107,7 +110,7 @@ def serve(
         port=port,
         token=_secret(token, token_file, "token"),
         viewer_token=_secret(viewer_token, viewer_token_file, "viewer-token"),
-        state_dir=(state_dir or default_state_dir()).expanduser().resolve(),
+        state_dir=_state_dir(state_dir),
         root=root,
         allow_hosts=allow_host,
         allow_origins=allow_origin,
@@ -123,8 +126,10 @@ def serve(
             trio.run(run_daemon, config, state, announce)
     except StateDirTaken as taken:
         raise Failure(EXIT_TAKEN, f"{taken}; stop it with `notebookd stop`, or use another --state-dir") from taken
-    except BlobStoreError as error:
-        raise Failure(EXIT_FAILED, f"the state directory can't be used: {error}") from error
+    except (StateDirUnusable, BlobStoreError) as error:
+        raise Failure(EXIT_USAGE, f"the state directory can't be used: {error}") from error
+    except AccessRulesWrong as error:
+        raise Failure(EXIT_USAGE, str(error)) from error
     except OSError as error:
         raise Failure(EXIT_USAGE, f"can't serve on {host} port {port}: {error.strerror or error}") from error
     return 0
@@ -133,49 +138,52 @@ def serve(
 @app.command
 def run(
     path: Path,
+    /,
     *,
     url: str | None = None,
     token: str | None = None,
     state_dir: Path | None = None,
     no_save: bool = False,
     output: Path | None = None,
-    timeout: float | None = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
 ) -> int:
     """Run all cells of a notebook in the daemon, and show what happens as it happens.
 
     Exits with 0 if all went well, 1 if a cell failed or took too long, 3 if there is no kernel.
 
-    Parameters
-    ----------
-    path: The notebook.
-    url: The daemon, if it is not the one of this state directory.
-    token: Its token.
-    state_dir: Where to look for the daemon.
-    no_save: Leave the file as it is.
-    output: Write the notebook with its outputs here.
-    timeout: Seconds that each cell may take.
+    Args:
+        path: The notebook: a file here, or one under the daemon's root.
+        url: The daemon, if it is not the one of this state directory; `?token=` may be in it.
+        token: Its token.
+        state_dir: Where to look for the daemon.
+        no_save: Leave the file as it is.
+        output: Write the notebook with its outputs here.
+        timeout: Seconds that each cell may take.
     """
-    from daemon.commands import run_notebook
+    from daemon.commands import call, run_notebook
 
     found = _daemon(url, token, state_dir)
-    return trio.run(lambda: run_notebook(*found, path.resolve(), save=not no_save, output=output, timeout=timeout))
+    return call(
+        lambda: run_notebook(*found, _named(path), save=not no_save, output=output, timeout=timeout),
+        found[0],
+        str(path),
+    )
 
 
 @app.command
-def watch(path: Path, *, url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> int:
+def watch(path: Path, /, *, url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> int:
     """Follow what happens in a notebook until Ctrl-C.
 
-    Parameters
-    ----------
-    path: The notebook.
-    url: The daemon, if it is not the one of this state directory.
-    token: Its token.
-    state_dir: Where to look for the daemon.
+    Args:
+        path: The notebook: a file here, or one under the daemon's root.
+        url: The daemon, if it is not the one of this state directory; `?token=` may be in it.
+        token: Its token.
+        state_dir: Where to look for the daemon.
     """
-    from daemon.commands import watch_notebook
+    from daemon.commands import call, watch_notebook
 
     found = _daemon(url, token, state_dir)
-    return trio.run(lambda: watch_notebook(*found, path.resolve()))
+    return call(lambda: watch_notebook(*found, _named(path)), found[0], str(path))
 
 
 @app.command
@@ -188,34 +196,33 @@ def status(
 ) -> int:
     """Show the daemon and its notebooks.
 
-    Parameters
-    ----------
-    url: The daemon, if it is not the one of this state directory.
-    token: Its token.
-    state_dir: Where to look for the daemon.
-    as_json: Print JSON.
+    Args:
+        url: The daemon, if it is not the one of this state directory; `?token=` may be in it.
+        token: Its token.
+        state_dir: Where to look for the daemon.
+        as_json: Print JSON.
     """
-    from daemon.commands import show_status
+    from daemon.commands import call, show_status
 
-    return trio.run(lambda: show_status(*_daemon(url, token, state_dir), as_json=as_json))
+    found = _daemon(url, token, state_dir)
+    return call(lambda: show_status(*found, as_json=as_json), found[0])
 
 
 @app.command
 def stop(*, state_dir: Path | None = None) -> int:
     """Stop the daemon of this state directory; it saves what changed and ends its kernels.
 
-    Parameters
-    ----------
-    state_dir: Where to look for the daemon.
+    Args:
+        state_dir: Where to look for the daemon.
     """
-    from daemon.commands import wait_until_gone
-
     info = _announced(state_dir)
     try:
         os.kill(info["pid"], signal.SIGTERM)
     except ProcessLookupError:
         raise Failure(EXIT_NO_DAEMON, _NO_DAEMON) from None
-    if not trio.run(wait_until_gone, (state_dir or default_state_dir()).expanduser()):
+    except PermissionError:
+        raise Failure(EXIT_FAILED, f"process {info['pid']} is somebody else's") from None
+    if not trio.run(wait_until_free, _state_dir(state_dir), STOP_SECONDS):
         raise Failure(EXIT_FAILED, f"process {info['pid']} does not end; its log says why")
     return 0
 
@@ -224,19 +231,38 @@ _NO_DAEMON = "no daemon is running here; start one with `notebookd serve`"
 
 
 def _daemon(url: str | None, token: str | None, state_dir: Path | None) -> tuple[str, str]:
-    if url is not None:
-        if token is None:
-            raise Failure(EXIT_USAGE, "--url needs --token")
-        return url, token
-    info = _announced(state_dir)
-    return info["url"], token or info["token"]
+    from sync.client.http import parse_address
+
+    if url is None:
+        info = _announced(state_dir)
+        url, token = info["url"], token or info["token"]
+    try:
+        address = parse_address(url, token)
+    except ValueError as error:
+        raise Failure(EXIT_USAGE, f"--url: {error}") from error
+    if address.token is None:
+        raise Failure(EXIT_USAGE, "--url needs --token")
+    return address.url, _checked(address.token, "token")
 
 
 def _announced(state_dir: Path | None) -> dict[str, Any]:
-    info = read_announcement((state_dir or default_state_dir()).expanduser())
+    directory = _state_dir(state_dir)
+    try:
+        info = read_announcement(directory)
+    except OSError as error:
+        raise Failure(EXIT_FAILED, f"the state directory {directory} can't be read: {error.strerror}") from error
     if info is None:
         raise Failure(EXIT_NO_DAEMON, _NO_DAEMON)
     return info
+
+
+def _state_dir(named: Path | None) -> Path:
+    return (named or default_state_dir()).expanduser().resolve()
+
+
+def _named(path: Path) -> str:
+    """How a daemon is told of a notebook: a file of this folder by its whole path, another as one of the daemon's root."""
+    return str(path.resolve()) if path.exists() else str(path)
 
 
 def _secret(value: str | None, file: Path | None, name: str) -> str | None:
@@ -247,6 +273,11 @@ def _secret(value: str | None, file: Path | None, name: str) -> str | None:
             value = file.expanduser().read_text().strip()
         except OSError as error:
             raise Failure(EXIT_USAGE, f"--{name}-file {file}: {error.strerror}") from error
-    if value is not None and not value:
-        raise Failure(EXIT_USAGE, f"--{name} must not be empty")
-    return value
+    return None if value is None else _checked(value, name)
+
+
+def _checked(token: str, name: str) -> str:
+    """A token that fits into a header, where clients must put it."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise Failure(EXIT_USAGE, f"--{name} must be visible ASCII characters, at least one")
+    return token

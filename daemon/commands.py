@@ -1,52 +1,63 @@
-"""The commands that talk to a running daemon: run, watch, status, stop."""
+"""The commands that talk to a running daemon: run, watch, status."""
 
 import json
+import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from daemon.files import FileUnwritable, write_atomic
 from daemon.printing import ENDED, Printer
-from daemon.state_dir import DAEMON_FILE
-from sync.client import ConnectionLost, Notebook, RequestFailed, open_notebook
-from sync.client.executions import Execution
+from sync.client import (
+    ConnectionLost,
+    EventStream,
+    Execution,
+    Notebook,
+    ProtocolError,
+    RequestFailed,
+    SyncTimeout,
+    open_notebook,
+)
+from sync.client.http import Address, open_http
 from sync.core.identifiers import parse_automerge_url
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_KERNEL, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
 
-# A daemon ends within 5 s of its SIGTERM; this is for its machine being busy.
-STOP_SECONDS = 15
+# What a cell needs to tidy up after an interrupt; one that goes on takes none.
+INTERRUPT_SECONDS = 5
+
+
+class Unwritable(Exception):
+    """What the user wants written can't be."""
 
 
 async def run_notebook(
-    url: str, token: str, path: Path, *, save: bool, output: Path | None, timeout: float | None
+    url: str, token: str, path: str, *, save: bool, output: Path | None, timeout: float | None
 ) -> int:
     """Runs all cells and shows them; the exit code of `notebookd run`."""
+    if output is not None:
+        _require_place(output)
     printer = Printer()
-    try:
-        async with open_notebook(url, token=token, path=str(path)) as notebook:
-            try:
-                await notebook.launch()
-            except RequestFailed as failed:
-                printer.say(f"no kernel: {failed}", "red")
-                return EXIT_NO_KERNEL
-            code = await _run_all(notebook, printer, timeout)
-            if output is not None:
-                await _write_copy(url, token, notebook, output)
-            elif save:
-                await notebook.save()
-            return code
-    except RequestFailed as failed:
-        return _refused(path, failed)
-    except ConnectionLost as lost:
-        return _unreachable(url, lost)
+    async with open_notebook(url, token=token, path=path) as notebook:
+        try:
+            await notebook.launch()
+        except RequestFailed as failed:
+            print(f"notebookd: {path}: no kernel: {failed}", file=sys.stderr)
+            return EXIT_NO_KERNEL
+        code = await _run_all(notebook, printer, timeout)
+        if output is not None:
+            await _write_copy(url, token, notebook, output)
+        elif save:
+            await notebook.save()
+        return code
 
 
 async def _run_all(notebook: Notebook, printer: Printer, timeout: float | None) -> int:
@@ -59,6 +70,8 @@ async def _run_all(notebook: Notebook, printer: Printer, timeout: float | None) 
                 status = await _follow(notebook, execution, printer, f"[{number}/{len(executions)}]", timeout)
                 if status != "done":
                     code = EXIT_FAILED
+            if code != EXIT_OK and notebook.kernel_status == "dead":
+                printer.say(notebook.kernel.get("error", {}).get("message", "the kernel has ended"), "red")
             nursery.cancel_scope.cancel()
     return EXIT_FAILED if leaving.cancelled_caught else code
 
@@ -71,7 +84,10 @@ async def _follow(notebook: Notebook, execution: Execution, printer: Printer, ti
         return await printer.follow(notebook, execution, title)
     printer.say(f"  interrupted: it took more than {timeout:g} s", "red")
     await notebook.interrupt()
-    await notebook.wait_for(lambda: execution.status in ENDED)
+    with trio.move_on_after(INTERRUPT_SECONDS) as stopping:
+        await notebook.wait_for(lambda: execution.status in ENDED)
+    if stopping.cancelled_caught:
+        printer.say("  it takes no interrupt, and is left running", "red")
     return "interrupted"
 
 
@@ -90,56 +106,66 @@ async def _interrupt_on_ctrl_c(
             await notebook.interrupt()
 
 
+def _require_place(output: Path) -> None:
+    """Finds out before all cells have run that their outputs could not be written."""
+    folder = output.parent
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "it is a folder" if output.is_dir() else f"there is no folder {folder} that can be written"
+        raise Unwritable(f"--output {output}: {why}")
+
+
 async def _write_copy(url: str, token: str, notebook: Notebook, output: Path) -> None:
-    async with httpx.AsyncClient(timeout=60) as client:
-        answer = await client.get(
-            f"{url}/api/notebooks/{parse_automerge_url(notebook.url)}/file",
-            headers={"Authorization": f"Bearer {token}"},
-        )
-    answer.raise_for_status()
-    await trio.Path(output).write_bytes(answer.content)
+    async with open_http(Address(url, "", token)) as http:
+        data = await http.read(f"/api/notebooks/{parse_automerge_url(notebook.url)}/file")
+    try:
+        await write_atomic(output, data)
+    except FileUnwritable as error:
+        raise Unwritable(f"--output {output}: {error.reason}") from error
 
 
-async def watch_notebook(url: str, token: str, path: Path) -> int:
+async def watch_notebook(url: str, token: str, path: str) -> int:
     """Shows every execution that starts, until Ctrl-C; the exit code of `notebookd watch`."""
     printer = Printer()
-    try:
-        async with open_notebook(url, token=token, path=str(path)) as notebook:
-            printer.say(f"watching {path.name}: kernel {notebook.kernel_status}; Ctrl-C ends", "dim")
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_watch, notebook, printer)
-                    async for _ in signals:
-                        nursery.cancel_scope.cancel()
-                        break
-        return EXIT_OK
-    except RequestFailed as failed:
-        return _refused(path, failed)
-    except ConnectionLost as lost:
-        return _unreachable(url, lost)
+    async with open_notebook(url, token=token, path=path) as notebook:
+        events = notebook.events()
+        printer.say(f"watching {Path(path).name}: kernel {notebook.kernel_status}; Ctrl-C ends", "dim")
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch, notebook, events, printer)
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+                    break
+    return EXIT_OK
 
 
-async def _watch(notebook: Notebook, printer: Printer) -> None:
-    async for event in notebook.events():
-        if event.method == "execution_started":
-            execution = Execution(notebook, event.params["execution_id"], event.params["cell_id"])
-            await printer.follow(notebook, execution, f"[{event.params['execution_count'] or '*'}]")
+async def _watch(notebook: Notebook, events: EventStream, printer: Printer) -> None:
+    running = notebook.queue.get("executing")
+    if isinstance(running, str) and (found := notebook.runtime["executions"].get(running)):
+        await _follow_started(notebook, printer, running, found["cell_id"], found.get("execution_count"))
+    async for event in events:
+        params = event.params
+        if event.method == "execution_started" and params["execution_id"] != running:
+            await _follow_started(
+                notebook, printer, params["execution_id"], params["cell_id"], params["execution_count"]
+            )
         elif event.method == "kernel_error":
-            printer.say(f"kernel: {event.params['message']}", "red")
+            printer.say(params["message"], "red")
+
+
+async def _follow_started(
+    notebook: Notebook, printer: Printer, execution_id: str, cell_id: str, count: int | None
+) -> None:
+    await printer.follow(notebook, Execution(notebook, execution_id, cell_id), f"[{count or '*'}]")
 
 
 async def show_status(url: str, token: str, *, as_json: bool) -> int:
-    """Prints the daemon and its notebooks."""
+    """Prints the daemon and its notebooks; the exit code of `notebookd status`."""
+    async with open_http(Address(url, "", token)) as http:
+        said = await http.read("/api/status")
     try:
-        async with httpx.AsyncClient(timeout=10) as client:
-            answer = await client.get(f"{url}/api/status", headers={"Authorization": f"Bearer {token}"})
-        answer.raise_for_status()
-    except httpx.TransportError as error:
-        return _unreachable(url, error)
-    except httpx.HTTPStatusError as error:
-        print(f"notebookd: the daemon at {url} answers {error.response.status_code}", file=sys.stderr)
-        return EXIT_FAILED
-    status = answer.json()
+        status = json.loads(said)
+    except ValueError as error:
+        raise ProtocolError("this is no notebookd") from error
     if as_json:
         print(json.dumps({"url": url, **status}))
         return EXIT_OK
@@ -161,26 +187,42 @@ def _summary(status: dict[str, Any]) -> str:
     return f"process {status['pid']}, up {up}{memory}, {status['peers']} peers"
 
 
-async def wait_until_gone(state_dir: Path) -> bool:
-    """Waits until the daemon took its announcement away, which is the last thing it does; False if it does not."""
-    from watchfiles import awatch
+def call(command: Callable[[], Awaitable[int]], url: str, path: str | None = None) -> int:
+    """Runs a command; what its user can mend is one line on stderr and an exit code.
 
-    with trio.move_on_after(STOP_SECONDS):
-        if not await trio.Path(state_dir / DAEMON_FILE).exists():
-            return True
-        async for _ in awatch(state_dir):
-            if not await trio.Path(state_dir / DAEMON_FILE).exists():
-                return True
-    return False
+    Args:
+        command: returns an exit code.
+        url: the daemon's.
+        path: the notebook's, as the user named it.
+    """
+    try:
+        return _run(command)
+    except RequestFailed as failed:
+        return _refused(path or url, failed)
+    except ConnectionLost as lost:
+        print(f"notebookd: {lost}; `notebookd serve` starts a daemon", file=sys.stderr)
+        return EXIT_NO_DAEMON
+    except (ProtocolError, SyncTimeout) as error:
+        print(f"notebookd: {url}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except Unwritable as error:
+        print(f"notebookd: {error}", file=sys.stderr)
+        return EXIT_USAGE
 
 
-def _refused(path: Path, failed: RequestFailed) -> int:
-    print(f"notebookd: {path}: {failed}", file=sys.stderr)
+def _run(command: Callable[[], Awaitable[int]]) -> int:
+    """`trio.run`; what nurseries wrapped comes out as it is, where it is one error alone."""
+    try:
+        return trio.run(command)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from error.__cause__  # noqa: ASYNC123  # the groups held nothing else
+
+
+def _refused(subject: str, failed: RequestFailed) -> int:
+    print(f"notebookd: {subject}: {failed}", file=sys.stderr)
     return (
         EXIT_USAGE if failed.reason in ("not_found", "outside_root", "invalid_notebook", "bad_request") else EXIT_FAILED
     )
-
-
-def _unreachable(url: str, error: Exception) -> int:
-    print(f"notebookd: no daemon answers at {url} ({error}); start one with `notebookd serve`", file=sys.stderr)
-    return EXIT_NO_DAEMON

@@ -6,6 +6,7 @@ says how to join, until Ctrl-C; with ONCE=1, or when stdin is no terminal, it en
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ async def main() -> None:
             )
             try:
                 await _show(process, printer)
-            except BaseException:
+            except Exception:
                 sys.stderr.write((Path(folder) / "daemon.log").read_text(errors="replace")[-4000:])
                 raise
             finally:
@@ -59,10 +60,11 @@ async def _show(process: trio.Process, printer: Printer) -> None:
         await _join_late(info, notebook, printer)
         if os.environ.get("ONCE") == "1" or not sys.stdin.isatty():
             return
-        printer.say("\nThe daemon stays. Join it from another terminal:", "bold")
+        printer.say("\nThe daemon stays. Join it from another terminal, in this folder:", "bold")
         here = f"--url {info['url']} --token {info['token']}"
-        printer.say(f"  notebookd watch {NOTEBOOK} {here}")
-        printer.say(f"  notebookd run {NOTEBOOK} {here}")
+        printer.say(f"  {_command()} watch {NOTEBOOK} {here}")
+        printer.say(f"  {_command()} run {NOTEBOOK} {here}")
+        printer.say("or, with the packages that docs/stock_client.mjs names beside it:")
         printer.say(f"  node docs/stock_client.mjs {info['sync_url']} {info['token']} {notebook.url}")
         printer.say("Ctrl-C ends it.", "dim")
         await trio.sleep_forever()
@@ -79,6 +81,11 @@ async def _join_late(info: dict[str, str], first: Notebook, printer: Printer) ->
         printer.say(
             f"\na second peer joined late and has everything: {len(late.cells)} cells, {outputs} outputs", "green"
         )
+
+
+def _command() -> str:
+    """`notebookd`, as it can be called from here."""
+    return shlex.quote(os.path.relpath(Path(sys.executable).with_name("notebookd")))
 
 
 async def _first_line(process: trio.Process) -> bytes:

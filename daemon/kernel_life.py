@@ -325,8 +325,8 @@ class KernelSupervisor:
         try:
             spec = await trio.to_thread.run_sync(find_kernelspec, name)
         except NoSuchKernel as error:
-            self._lost("launch_failed", f"there is no kernelspec named {name!r}; `jupyter kernelspec list` shows those")
-            raise KernelUnavailable(f"no kernelspec named {name!r}") from error
+            self._lost("launch_failed", str(error))
+            raise KernelUnavailable(str(error)) from error
         self.runtime.kernel_starting(name, spec.language, restarting=restarting)
         life = _Life(self)
         try:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -36,18 +37,22 @@ class Printer:
 
     async def follow(self, notebook: Notebook, execution: Execution, title: str) -> str:
         """Shows one execution from where it is to its end; returns its final status."""
-        cell = notebook.cell(execution.cell_id)
+        cell = Cell(notebook, execution.cell_id)  # which may have been deleted since
         self.say(f"{title} {_summary(cell)}", "bold")
         lines = CellLines(colour=self.is_terminal)
-        began = time.monotonic()
+        began, asked = time.monotonic(), None
         with Live(console=self._console, transient=True, auto_refresh=False) as live:
             while True:
                 # Before the outputs are loaded, which may take a while: what happens meanwhile is news.
-                seen = _state(execution, cell)
+                seen = _state(notebook, execution, cell)
                 status = execution.status or "queued"
                 outputs = await cell.load_outputs() if status not in ("queued", "cancelled") else []
                 for line in lines.update(outputs, ended=status in ENDED):
                     live.console.print(Text(self._prefix) + Text.from_ansi(line))
+                prompt = _prompt(notebook, execution)
+                if prompt is not None and prompt != asked:
+                    live.console.print(Text(f"{self._prefix}it waits for input: {prompt['prompt']}", style="yellow"))
+                asked = prompt
                 sys.stdout.flush()
                 if status in ENDED:
                     break
@@ -55,19 +60,27 @@ class Printer:
                     live.update(Text(self._prefix + _open_line(outputs), style="dim"), refresh=True)
                 await _wait_for_news(notebook, execution, cell, seen)
         style = "green" if status == "done" else "red" if status == "error" else "yellow"
-        self.say(f"{self._prefix}{_MARKS[status]} after {time.monotonic() - began:.1f} s", style)
+        took = "" if status == "cancelled" else f" after {time.monotonic() - began:.1f} s"
+        self.say(f"{self._prefix}{_MARKS[status]}{took}", style)
         return status
 
 
-def _state(execution: Execution, cell: Cell) -> object:
-    return execution.status, cell.manifests()
+def _state(notebook: Notebook, execution: Execution, cell: Cell) -> object:
+    return execution.status, cell.manifests(), _prompt(notebook, execution)
 
 
 async def _wait_for_news(notebook: Notebook, execution: Execution, cell: Cell, seen: object) -> None:
-    await notebook.wait_for(lambda: _state(execution, cell) != seen)
+    await notebook.wait_for(lambda: _state(notebook, execution, cell) != seen)
+
+
+def _prompt(notebook: Notebook, execution: Execution) -> dict[str, Any] | None:
+    asked = notebook.kernel.get("input_request")
+    return asked if isinstance(asked, dict) and asked.get("execution_id") == execution.id else None
 
 
 def _summary(cell: Cell) -> str:
+    if not cell.exists:
+        return "(deleted)"
     lines = [line for line in cell.source.splitlines() if line.strip()]
     return lines[0] if lines else "(empty)"
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from sync.fsync import fsync
 
 DAEMON_FILE = "daemon.json"
@@ -17,6 +19,10 @@ DAEMON_FILE = "daemon.json"
 
 class StateDirTaken(Exception):
     """Another daemon runs on this state directory."""
+
+
+class StateDirUnusable(Exception):
+    """The state directory can't be made, read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +49,20 @@ def open_state_dir(path: Path) -> Iterator[StateDir]:
 
     Raises:
         StateDirTaken: a daemon runs on it.
-        OSError: it can't be made or written.
+        StateDirUnusable: it can't be made, read or written.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _unusable(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateDirTaken(f"a notebookd runs on {path} already") from None
-        (path / DAEMON_FILE).unlink(missing_ok=True)  # of one that was killed
-        peer_id = _kept(path / "peer_id", lambda: f"notebookd-{secrets.token_hex(8)}")
-        token = _kept(path / "token", lambda: secrets.token_urlsafe(32))
+        with _unusable(path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateDirTaken(f"a notebookd runs on {path} already") from None
+            (path / DAEMON_FILE).unlink(missing_ok=True)  # of one that was killed
+            peer_id = _kept(path / "peer_id", lambda: f"notebookd-{secrets.token_hex(8)}")
+            token = _kept(path / "token", lambda: secrets.token_urlsafe(32))
         try:
             yield StateDir(path, peer_id, token)
         finally:
@@ -64,7 +72,11 @@ def open_state_dir(path: Path) -> Iterator[StateDir]:
 
 
 def read_announcement(path: Path) -> dict[str, Any] | None:
-    """What the daemon on this state directory said of itself; None if none runs."""
+    """What the daemon on this state directory said of itself; None if none runs.
+
+    Raises:
+        OSError: the directory can't be read.
+    """
     try:
         info = json.loads((path / DAEMON_FILE).read_text())
         descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -78,6 +90,27 @@ def read_announcement(path: Path) -> dict[str, Any] | None:
     finally:
         os.close(descriptor)
     return None
+
+
+async def wait_until_free(path: Path, seconds: float) -> bool:
+    """Waits until no daemon runs on this state directory, however it ended; False if one still does after `seconds`."""
+    descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with trio.move_on_after(seconds):
+            # The lock is the last thing that a daemon gives back, and a killed one gives it back as well.
+            await trio.to_thread.run_sync(fcntl.flock, descriptor, fcntl.LOCK_SH, abandon_on_cancel=True)
+            return True
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _unusable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateDirUnusable(f"{error.strerror or error}: {error.filename or path}") from error
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:

@@ -63,33 +63,34 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
         )
         blobs = BlobStore(state.blobs)
         hub = Hub(config, peer_id=PeerId(state.peer_id), blobs=blobs, runtime_dir=runtime_dir)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, hub.loop_watch.watching():
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as rooms:
                 await rooms.start(hub.run)
                 async with trio.open_nursery() as connections:
                     await connections.start(_listen, listeners, policy, hub)
                     url = f"http://{_url_host(config.host)}:{port}"
                     await _settle()
-                    announce(
-                        {
-                            "url": url,
-                            "sync_url": f"ws{url.removeprefix('http')}/sync",
-                            "token": token,
-                            "pid": os.getpid(),
-                        }
-                    )
-                    log.info("listening", url=url, root=str(config.root))
-                    async for number in signals:
-                        log.info("shutting down", signal=signal.Signals(number).name)
-                        break
-                    with trio.move_on_after(SHUTDOWN_SECONDS) as wave:
-                        for listener in listeners:
-                            await listener.aclose()
-                        with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
-                            await hub.close_all(save=True)
-                        await hub.end_connections(DRAIN_SECONDS)
-                    if wave.cancelled_caught:
-                        log.warning("the shutdown took too long; what was left is cut")
+                    with hub.loop_watch.watching():  # from here on somebody may be waiting
+                        announce(
+                            {
+                                "url": url,
+                                "sync_url": f"ws{url.removeprefix('http')}/sync",
+                                "token": token,
+                                "pid": os.getpid(),
+                            }
+                        )
+                        log.info("listening", url=url, root=str(config.root))
+                        async for number in signals:
+                            log.info("shutting down", signal=signal.Signals(number).name)
+                            break
+                        with trio.move_on_after(SHUTDOWN_SECONDS) as wave:
+                            for listener in listeners:
+                                await listener.aclose()
+                            with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
+                                await hub.close_all(save=True)
+                            await hub.end_connections(DRAIN_SECONDS)
+                        if wave.cancelled_caught:
+                            log.warning("the shutdown took too long; what was left is cut")
                     connections.cancel_scope.cancel()
                 rooms.cancel_scope.cancel()
     finally:

@@ -19,7 +19,7 @@ class NoSuchKernel(Exception):
         name: the name that was asked for.
     """
 
-    def __init__(self, name: str, why: str = "not installed") -> None:
+    def __init__(self, name: str, why: str) -> None:
         super().__init__(f"kernel {name!r}: {why}")
         self.name = name
 
@@ -62,9 +62,10 @@ def find_kernelspec(name: str) -> KernelSpec:
         NoSuchKernel: there is none of this name, or its kernel.json is broken.
     """
     # Names are folded as jupyter_client does, for file systems that do.
-    folder = KernelSpecManager().find_kernel_specs().get(name.lower())
+    folders = KernelSpecManager().find_kernel_specs()
+    folder = folders.get(name.lower())
     if folder is None:
-        raise NoSuchKernel(name)
+        raise NoSuchKernel(name, f"it is not installed; there are: {', '.join(sorted(folders)) or 'none'}")
     return _read(name, folder)
 
 

@@ -21,6 +21,10 @@ _READING_METHODS: Final = frozenset({"GET", "HEAD"})
 _OPEN_ROUTES: Final = frozenset({("GET", "/health"), ("HEAD", "/health")})
 
 
+class AccessRulesWrong(ValueError):
+    """No daemon can be run with these tokens or origins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """The request may proceed, with the rights of `role`."""
@@ -50,7 +54,7 @@ class AccessPolicy:
         allow_origins: --allow-origin: exact values of the header, as `https://example.org`.
 
     Raises:
-        ValueError: a token is empty or both are the same; an origin is none (`*`, `null`, with a path, upper case).
+        AccessRulesWrong: a token is empty or both are the same; an origin is none (`*`, `null`, with a path, upper case).
     """
 
     port: int
@@ -63,10 +67,10 @@ class AccessPolicy:
 
     def __post_init__(self) -> None:
         if not self.token or self.viewer_token == "" or self.token == self.viewer_token:
-            raise ValueError("tokens must not be empty, nor the same for editors and viewers")
+            raise AccessRulesWrong("tokens must not be empty, nor the same for editors and viewers")
         for origin in self.allow_origins:
             if not _is_origin(origin):
-                raise ValueError(f"not an origin (scheme://host or scheme://host:port, lower case): {origin}")
+                raise AccessRulesWrong(f"not an origin (scheme://host or scheme://host:port, lower case): {origin}")
         hosts = frozenset(_bracketed(name.lower()) for name in (*LOCAL_HOSTS, *self.host_names))
         own = {f"http://{host}" if _port_of(host) else f"http://{host}:{self.port}" for host in hosts}
         object.__setattr__(self, "_hosts", hosts)

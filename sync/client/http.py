@@ -85,7 +85,7 @@ class DaemonHttp:
         if data is not None:
             self._cache.move_to_end(blob)
             return data
-        data = (await self._send("GET", f"/blobs/{blob}")).content
+        data = await self.read(f"/blobs/{blob}")
         self.keep(blob, data)
         return data
 
@@ -123,6 +123,15 @@ class DaemonHttp:
         if errors:
             raise errors[0]
         return loaded
+
+    async def read(self, path: str) -> bytes:
+        """What the daemon answers to a GET of this path.
+
+        Raises:
+            ConnectionLost: the daemon can't be reached.
+            RequestFailed: it refuses.
+        """
+        return (await self._send("GET", path)).content
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:

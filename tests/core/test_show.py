@@ -38,10 +38,37 @@ def test_what_comes_after_a_clear_is_shown() -> None:
     assert cell.update([stream("one\n")], ended=False) == ["one"]
 
 
-def test_pictures_are_named_and_long_texts_cut() -> None:
+def test_pictures_are_named_and_long_tables_cut() -> None:
     picture = Output("execute_result", data={"image/png": b"12345", "text/plain": "<Image>"})
     assert describe(picture) == ["[image/png, 5 bytes]"]
-    assert describe(stream("x\n" * (MAX_LINES + 2)))[-1] == "[2 more lines]"
+    table = Output("execute_result", data={"text/plain": "\n".join("x" * (MAX_LINES + 2))})
+    assert describe(table)[-1] == "[2 more lines]"
+
+
+def test_all_that_is_printed_is_shown_however_long_it_gets() -> None:
+    cell = CellLines()
+    shown: list[str] = []
+    for count in range(1, 3 * MAX_LINES):
+        shown += cell.update([stream("".join(f"{n}\n" for n in range(count)))], ended=False)
+
+    assert shown == [str(n) for n in range(3 * MAX_LINES - 1)]
+
+
+def test_a_line_that_changes_after_it_was_shown_is_shown_again_with_what_follows_it() -> None:
+    cell = CellLines()
+
+    assert cell.update([stream("a\nb"), stream("!\n")], ended=False) == ["a", "b", "!"]
+    assert cell.update([stream("a\nb\n"), stream("!\n")], ended=False) == []
+    assert cell.update([stream("a\nbc\n"), stream("!\n")], ended=False) == ["bc"]
+    assert cell.update([stream("a\nB\nd\n"), stream("!\n")], ended=False) == ["B", "d"]
+
+
+def test_blank_lines_are_shown_and_nothing_is_no_line() -> None:
+    cell = CellLines()
+
+    assert cell.update([stream("")], ended=False) == []
+    assert cell.update([stream("\n\n")], ended=False) == ["", ""]
+    assert cell.update([stream("\n\n\n")], ended=True) == [""]
 
 
 def test_an_error_is_its_traceback_without_colours() -> None:

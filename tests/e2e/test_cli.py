@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -19,10 +19,13 @@ from tests.fakes.daemon_process import DaemonProcess, running_daemon
 TOUR = Path(__file__).parents[2] / "daemon" / "examples" / "tour.ipynb"
 
 
-async def notebookd(*arguments: str, state_dir: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+async def notebookd(
+    *arguments: str, state_dir: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     options = ["--state-dir", str(state_dir)] if state_dir is not None else []
     command: Sequence[str] = [sys.executable, "-m", "daemon", *arguments, *options]
-    return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    env = {**os.environ, **(environment or {})}
+    return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, env=env)
 
 
 def write_notebook(path: Path, *sources: str) -> Path:
@@ -119,13 +122,97 @@ async def test_a_port_in_use_is_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nosuch"], ["serve", "--port", "many"], ["run"], ["serve", "--root", "/nonexistent"], ["serve", "--token", ""]],
+    [
+        ["nosuch"],
+        ["run"],
+        ["run", "x.ipynb", "--timeout", "0"],
+        ["run", "x.ipynb", "--timeout", "nan"],
+        ["run", "x.ipynb", "--url", "localhost:8889", "--token", "t"],
+        ["run", "x.ipynb", "--url", "http://127.0.0.1:1"],
+        ["run", "x.ipynb", "--url", "http://127.0.0.1:1", "--token", "é"],
+        ["watch", "x.ipynb", "--url", "ftp://127.0.0.1:1", "--token", "t"],
+        ["serve", "--port", "many"],
+        ["serve", "--port", "-1"],
+        ["serve", "--port", "65536"],
+        ["serve", "--root", "/nonexistent"],
+        ["serve", "--token", ""],
+        ["serve", "--token", "two words"],
+        ["serve", "--token-file", "/nonexistent"],
+        ["serve", "--port", "0", "--token", "same", "--viewer-token", "same"],
+        ["serve", "--port", "0", "--allow-origin", "*"],
+        ["serve", "--port", "0", "--state-dir", "/dev/null"],
+    ],
 )
-async def test_wrong_usage_is_2(arguments: list[str], tmp_path: Path) -> None:
-    done = await notebookd(*arguments)
+async def test_wrong_usage_is_2_and_a_few_words(arguments: list[str], tmp_path: Path) -> None:
+    done = await notebookd(*arguments, environment={"XDG_STATE_HOME": str(tmp_path)})
 
     assert done.returncode == 2, done.stderr
-    assert done.stderr or done.stdout
+    assert done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_a_state_directory_that_cannot_be_used_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    serve = await notebookd("serve", "--port", "0", state_dir=tmp_path / "file")
+    status = await notebookd("status", state_dir=tmp_path / "file")
+
+    assert (serve.returncode, status.returncode) == (2, 1)
+    assert b"the state directory can't be used: File exists" in serve.stderr
+    assert b"can't be read: Not a directory" in status.stderr
+
+
+async def test_help_says_what_each_option_is_for() -> None:
+    serve = (await notebookd("serve", "--help")).stdout.decode()
+    run = (await notebookd("run", "--help")).stdout.decode()
+
+    for what in ("Address to listen on", "any free one", "A further name in the Host header", "Where blobs"):
+        assert what in serve
+    assert "Seconds that each cell may take" in run
+    assert "--empty-" not in serve
+    assert "--no-no-" not in run
+
+
+async def test_a_notebook_is_found_under_the_root_from_anywhere(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        (daemon.root / "folder é").mkdir()
+        write_notebook(daemon.root / "folder é" / "n b.ipynb", "6 * 7")
+        done = await notebookd("run", "folder é/n b.ipynb", state_dir=tmp_path / "state")
+
+        assert done.returncode == 0, done.stderr
+        assert b"  42\n" in done.stdout
+
+
+async def test_proxies_of_the_environment_hear_nothing(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "1")
+        nobody = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "http://127.0.0.1:9"}
+        for command in (["status"], ["run", str(path), "--output", str(tmp_path / "copy.ipynb")]):
+            done = await notebookd(*command, state_dir=tmp_path / "state", environment=nobody)
+            assert done.returncode == 0, done.stderr
+
+
+async def test_an_output_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "1")
+        for output in (tmp_path / "nosuch" / "copy.ipynb", tmp_path):
+            done = await notebookd("run", str(path), "--output", str(output), state_dir=tmp_path / "state")
+            assert done.returncode == 2
+            assert done.stderr.startswith(b"notebookd: --output ")
+            assert not done.stdout
+
+
+async def test_whoever_reads_may_stop_reading(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(
+            daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(1)\nprint('on')"
+        )
+        process = await start_run(daemon, path, tmp_path)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await process.stdout.aclose()
+
+        assert await process.wait() == 1
+        assert await process.stderr.receive_some() == b""
 
 
 async def test_ctrl_c_ends_the_daemon_with_0(tmp_path: Path) -> None:
@@ -151,7 +238,7 @@ async def test_watch_shows_what_another_runs(tmp_path: Path) -> None:
         assert await watcher.wait() == 0
 
 
-async def test_the_first_ctrl_c_interrupts_and_the_second_leaves(tmp_path: Path) -> None:
+async def test_the_first_ctrl_c_interrupts(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
         runner = await start_run(daemon, path, tmp_path)
@@ -164,13 +251,83 @@ async def test_the_first_ctrl_c_interrupts_and_the_second_leaves(tmp_path: Path)
         assert b"KeyboardInterrupt" in rest
 
 
+STUBBORN = """\
+import time
+print('begun', flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    print('not me', flush=True)
+    time.sleep(600)
+"""
+
+
+async def test_a_cell_that_takes_too_long_and_no_interrupt_holds_up_nobody(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", STUBBORN, "2")
+        done = await notebookd("run", str(path), "--timeout", "0.5", state_dir=tmp_path / "state")
+
+        assert done.returncode == 1
+        assert done.stdout.endswith(b"it takes no interrupt, and is left running\n[2/2] 2\n  did not run\n"), (
+            done.stdout
+        )
+
+
+async def test_the_second_ctrl_c_leaves_it_running(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        runner = await start_run(daemon, write_notebook(daemon.root / "n.ipynb", STUBBORN), tmp_path)
+        os.kill(runner.pid, signal.SIGINT)
+        await read_until(runner, b"not me")
+        os.kill(runner.pid, signal.SIGINT)
+        assert await runner.wait() == 1
+        status = (await daemon.get("/api/status")).json()
+        assert status["notebooks"][0]["queue"]["executing"] is not None
+
+
+async def test_a_watch_that_begins_in_the_middle_shows_what_runs_and_ends_with_the_daemon(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
+        runner = await start_run(daemon, path, tmp_path)
+        watcher = await start("watch", path, tmp_path)
+        await read_until(watcher, b"  begun\n")
+        assert (await notebookd("stop", state_dir=tmp_path / "state")).returncode == 0
+        assert await watcher.wait() == 4
+        assert watcher.stderr is not None
+        said = bytes(await watcher.stderr.receive_some())
+        assert said.count(b"\n") == 1, said
+        assert said.startswith(b"notebookd: ")
+        assert await runner.wait() == 1
+
+
+async def test_what_a_run_waits_for_or_died_of_is_said(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        asking = write_notebook(daemon.root / "asking.ipynb", "input('who? ')")
+        process = await start("run", asking, tmp_path)
+        await read_until(process, b"it waits for input: who? ")
+        os.kill(process.pid, signal.SIGINT)
+        assert await process.wait() == 1
+
+        dying = write_notebook(daemon.root / "dying.ipynb", "import os; os._exit(3)", "1")
+        done = await notebookd("run", str(dying), state_dir=tmp_path / "state")
+        assert done.returncode == 1
+        assert done.stdout.endswith(b"did not run\nthe kernel died (exit code 3); execute a cell to start it again\n")
+
+
 async def start_run(daemon: DaemonProcess, path: Path, tmp_path: Path) -> trio.Process:
-    command = [sys.executable, "-m", "daemon", "run", str(path), "--state-dir", str(tmp_path / "state")]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    process = await start("run", path, tmp_path)
+    await read_until(process, b"  begun\n")
+    return process
+
+
+async def start(command: str, path: Path, tmp_path: Path) -> trio.Process:
+    line = [sys.executable, "-m", "daemon", command, str(path), "--state-dir", str(tmp_path / "state")]
+    return await trio.lowlevel.open_process(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def read_until(process: trio.Process, wanted: bytes) -> None:
     assert process.stdout is not None
     seen = bytearray()
-    while b"begun" not in seen:
+    while wanted not in seen:
         part = await process.stdout.receive_some()
-        assert part, daemon.stderr.decode()
+        assert part, seen.decode()
         seen += part
-    return process

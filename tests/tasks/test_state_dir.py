@@ -5,8 +5,16 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio.testing
 
-from daemon.state_dir import DAEMON_FILE, StateDirTaken, open_state_dir, read_announcement
+from daemon.state_dir import (
+    DAEMON_FILE,
+    StateDirTaken,
+    StateDirUnusable,
+    open_state_dir,
+    read_announcement,
+    wait_until_free,
+)
 
 
 def mode(path: Path) -> int:
@@ -45,3 +53,25 @@ def test_peer_id_and_token_are_kept(tmp_path: Path) -> None:
         kept = first.peer_id, first.kept_token
     with open_state_dir(tmp_path) as second:
         assert (second.peer_id, second.kept_token) == kept
+
+
+def test_a_folder_that_cannot_be_made_or_read_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "odd" / "token").mkdir(parents=True)
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "odd"):
+        with pytest.raises(StateDirUnusable), open_state_dir(path):
+            pass
+    with open_state_dir(tmp_path / "odd" / "free"), pytest.raises(OSError, match="mine"):
+        raise OSError("mine")
+
+
+async def test_it_is_free_when_the_daemon_has_given_up_all_and_no_earlier(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        with open_state_dir(tmp_path) as state:
+            state.announce({"pid": 1})
+            assert not await wait_until_free(tmp_path, 0.01)
+            nursery.start_soon(wait_until_free, tmp_path, 60)
+            await trio.testing.wait_all_tasks_blocked()
+            (tmp_path / DAEMON_FILE).unlink()  # it does not count
+    with open_state_dir(tmp_path):
+        pass
