@@ -120,6 +120,13 @@ class Pending:
 _Action: TypeAlias = Callable[["KernelSupervisor", Pending], Awaitable[None]]
 
 
+async def _find(name: str) -> KernelSpec:
+    try:
+        return await trio.to_thread.run_sync(find_kernelspec, name)
+    except NoSuchKernel as error:
+        raise KernelUnavailable(str(error)) from error
+
+
 class KernelSupervisor:
     """Starts and ends kernels for one room.
 
@@ -284,6 +291,7 @@ class KernelSupervisor:
         if self.kernel is not None:
             if self.kernel.spec.name == name:
                 return
+            await _find(name)  # a name that is not there costs nobody the kernel that runs
             await self._end("shutdown")
         await self._start(name, restarting=False)
         self._chosen = command.name or self._chosen
@@ -323,10 +331,10 @@ class KernelSupervisor:
 
     async def _launch_one(self, name: str, *, restarting: bool) -> None:
         try:
-            spec = await trio.to_thread.run_sync(find_kernelspec, name)
-        except NoSuchKernel as error:
+            spec = await _find(name)
+        except KernelUnavailable as error:
             self._lost("launch_failed", str(error))
-            raise KernelUnavailable(str(error)) from error
+            raise
         self.runtime.kernel_starting(name, spec.language, restarting=restarting)
         life = _Life(self)
         try:

@@ -48,9 +48,14 @@ BEGIN_SECONDS = 1.0
 GONE_CELL_SECONDS = 600.0
 
 
-def timestamp() -> str:
-    """Now, as ISO 8601 in UTC with milliseconds and Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+# The end of the year 9999: a file may claim any time.
+_LAST_SECOND = 253_402_300_799
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """Seconds since the epoch (None: now) as ISO 8601 in UTC with milliseconds and Z."""
+    at = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_id() -> str:
@@ -275,7 +280,7 @@ class Room:
             self.load_error = self.load_error or "outputs could not be stored"
         if self.load_error is None:
             heads = tuple(h.hex() for h in self.notebook.heads())
-            status = SetFile(status="ready", saved_notebook_heads=heads)
+            status = SetFile(status="ready", saved_notebook_heads=heads, saved_at=timestamp(self.stamp.modified / 1e9))
         else:
             log.error("notebook not loaded whole", room=self.id, path=self.shown_path, reason=self.load_error)
             status = SetFile(status="read_only", error=f"not loaded whole, so it is not saved: {self.load_error}")

@@ -1,9 +1,11 @@
 """Requests about what is kept: the notebook's file, and everything accepted before."""
 
+import errno
+
 import msgspec
 import trio
 
-from daemon.files import FileChanged, OutsideRoot, PathRefused
+from daemon.files import FileChanged, FileUnwritable, OutsideRoot, PathRefused
 from daemon.requests.methods import Call, Later, Methods, Result
 from sync.blobs import BlobStoreError
 from sync.core.jsonrpc import ErrorCode, RequestError
@@ -37,6 +39,10 @@ async def save_notebook(call: Call, params: SaveNotebook) -> Result | Later:
                 saved = await room.save(path)
         except FileChanged as changed:
             raise RequestError.conflict(f"the file changed on disk: {changed.reason}") from changed
+        except FileUnwritable as error:
+            if error.errno == errno.ENOENT:
+                raise RequestError.not_found("folder") from error
+            raise RequestError.forbidden(f"the file can't be written: {error.reason}") from error
         except (OSError, BlobStoreError) as error:
             raise RequestError(ErrorCode.INTERNAL, f"the file could not be written: {error}") from error
         return Result(saved, cells=True)

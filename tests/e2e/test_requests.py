@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -68,6 +69,9 @@ async def test_the_kernel_is_launched_restarted_replaced_and_shut_down(daemon: S
         pid = await printed(peer, "import os; print(os.getpid())")
         assert (await peer.request("launch_kernel"))["name"] == "python3"
         assert (await peer.request("launch_kernel", kernel_name="python3"))["name"] == "python3"
+        refused = await peer.refusal("launch_kernel", kernel_name="pythn3")
+        assert refused.reason == "kernel_failed"
+        assert all(name in str(refused) for name in ("bash", "python3")), "what there is"
         assert await printed(peer, "print(os.getpid())") == pid
 
         running = await begin(peer)
@@ -266,6 +270,8 @@ async def test_the_history_is_told(daemon: ServedDaemon, opened: Opened) -> None
 
 async def test_the_notebook_is_saved(daemon: ServedDaemon, opened: Opened) -> None:
     async with joined(daemon, opened) as peer:
+        modified = (await trio.Path(opened.path).stat()).st_mtime
+        assert abs(datetime.fromisoformat(peer.read("file", "saved_at")).timestamp() - modified) < 0.01
         shown = peer.add_cell("from IPython.display import HTML\nprint('x' * 5000)\nHTML('<b>bold</b>')", "shown")
         peer.add_cell("# Title", "title", "markdown")
         peer.add_cell("1 / 0", "failed")
@@ -289,6 +295,7 @@ async def test_the_notebook_is_saved(daemon: ServedDaemon, opened: Opened) -> No
             refused = await peer.refusal("save_notebook", path=path)
             assert (refused.code, refused.reason) == (-32003, "forbidden")
         assert (await peer.refusal("save_notebook", path="notes.txt")).data["param"] == "path"
+        assert (await peer.refusal("save_notebook", path="nosuch/n.ipynb")).data["kind"] == "folder"
 
 
 async def test_a_file_that_somebody_else_wrote_is_not_overwritten(daemon: ServedDaemon) -> None:

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from daemon.http_app import ApiError
 from daemon.kernel_life import KernelSupervisor
-from daemon.room import Room
+from daemon.room import Room, timestamp
 from sync.blobs import BlobStoreError
 from sync.core.binding import Replica
 from sync.core.document import Document
@@ -362,3 +362,9 @@ async def test_what_can_not_be_saved_is_taken_back_before_it_does_harm(
         assert again.ask(room, "barrier")
         await again.answered(1)
         assert again.answers == {1: "ok"}
+
+
+def test_a_time_that_no_calendar_has_is_the_nearest_that_one_has() -> None:
+    assert timestamp(0.0124) == "1970-01-01T00:00:00.012Z"
+    assert timestamp(-1e18) == "1970-01-01T00:00:00.000Z"
+    assert timestamp(1e18) == "9999-12-31T23:59:59.000Z"
