@@ -41,7 +41,7 @@ async def open_notebook(
     Args:
         url: the daemon's, `http://host:port`.
         token: its token, or a viewer's.
-        path: a notebook file, relative to the daemon's root. Either this or `notebook`.
+        path: a notebook file, relative to the daemon's root. Either this or `notebook`, which viewers need.
         notebook: the Automerge URL of a notebook that the daemon has open.
         create: makes the file if there is none.
         kernel_name: which kernelspec a created notebook asks for.
