@@ -474,6 +474,27 @@ async def test_an_output_widget_captures_and_the_kernel_knows(daemon: ServedDaem
         assert await first.cell("c10") == ["[]\n"]
 
 
+async def test_an_interrupt_within_a_capture_ends_it(daemon: ServedDaemon) -> None:
+    cells = (
+        f"{IMPORTS}\nimport time\nout = w.Output()\nout",
+        "with out:\n    print('begun', flush=True)\n    time.sleep(600)\nprint('outside')",
+        "print('next')\nwith out:\n    print('again')",
+    )
+    opened = await open_story(daemon, *cells)
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        out = await first.id_of("Output")
+        await first.ask("execute_cell", cell_id="c1")
+        await first.peer.wait(first.runtime, f"doc.comms['{out}'].outputs.length")
+        await first.ask("interrupt")
+        await first.run("c2")
+        # The widget takes the exception as it takes an error, and the cell goes on.
+        assert await first.captured(out) == ["begun\n", ("error", "KeyboardInterrupt"), "again\n"]
+        assert await first.cell("c1") == ["outside\n"]
+        assert await first.cell("c2") == ["next\n"]
+        assert {entry["status"] for entry in (await first.doc())["executions"].values()} == {"done"}
+
+
 async def test_displays_within_an_output_widget_change(daemon: ServedDaemon) -> None:
     opened = await open_story(
         daemon,
