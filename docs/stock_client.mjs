@@ -6,14 +6,13 @@ import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websoc
 
 const [syncUrl, token, notebookUrl] = process.argv.slice(2);
 const adapter = new WebSocketClientAdapter(`${syncUrl}?token=${encodeURIComponent(token)}`);
-const connected = new Promise(resolve => adapter.once("peer-candidate", resolve));
 const repo = new Repo({ network: [adapter] });
-await connected; // without a peer, find() says after a second that there is no such document
+// Without a peer, find() says after a second that there is no such document.
+await new Promise(resolve => adapter.once("peer-candidate", resolve));
 
 const notebook = await repo.find(notebookUrl);
 const runtime = await repo.find(String(notebook.doc().runtime));
-const loading = () => String(runtime.doc().file?.status ?? "loading") === "loading";
-while (loading()) await new Promise(resolve => runtime.once("change", resolve));
+while (String(runtime.doc().file?.status ?? "loading") === "loading") await new Promise(then => runtime.once("change", then));
 
 // A value is itself, {json}, or the address of a {blob}.
 async function decode(value) {
@@ -25,14 +24,13 @@ async function decode(value) {
   return /^text\/|xml$|javascript$/.test(value.media_type) ? await response.text() : await response.arrayBuffer();
 }
 
-const bytes = value => value?.byteLength && `${value.byteLength} bytes`;
-const brief = value => (typeof value === "string" ? value : bytes(value) || JSON.stringify(value));
+const plain = value => (value.byteLength ? `${value.byteLength} bytes` : JSON.stringify(value));
 
 async function show(output) {
   if (output.text) return (await Promise.all(output.text.map(decode))).join("");
   if (output.traceback) return (await decode(output.traceback)).join("\n");
-  const data = Object.entries(output.data).map(async ([mime, value]) => `${mime}: ${brief(await decode(value))}`);
-  return (await Promise.all(data)).join("\n");
+  const data = Object.entries(output.data).map(async ([mime, value]) => [mime, await decode(value)]);
+  return (await Promise.all(data)).map(([mime, value]) => `${mime}: ${value?.trim ? value : plain(value)}`).join("\n");
 }
 
 const key = ([id, { position = "~" }]) => `${/^[0-9A-Za-z]{1,64}$/.test(position) ? position : "~"} ${id}`; // "~": last of all

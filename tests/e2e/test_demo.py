@@ -14,13 +14,13 @@ _SEQUENCES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 async def test_the_demo_stays_and_its_words_on_how_to_join_are_true() -> None:
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
+    terminal, theirs = pty.openpty()
+    try:
         demo = await trio.lowlevel.open_process(
             [sys.executable, "-m", "daemon.demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=_environment()
         )
         os.close(theirs)
-        shown = await _read_until(terminal.fileno(), b"Ctrl-C ends it.")
+        shown = await _read_until(terminal, b"Ctrl-C ends it.")
         assert "a second peer joined late and has everything: 8 cells, 9 outputs" in shown
         watch, run = (
             shlex.split(line) for line in shown.splitlines() if line.startswith("  ") and "notebookd " in line
@@ -42,7 +42,9 @@ async def test_the_demo_stays_and_its_words_on_how_to_join_are_true() -> None:
 
         demo.send_signal(signal.SIGINT)
         assert await demo.wait() == 0
-        assert (await _rest(terminal.fileno())).strip() in ("", "^C"), "no log, no traceback"
+        assert (await _rest(terminal)).strip() in ("", "^C"), "no log, no traceback"
+    finally:
+        os.close(terminal)
 
 
 def _environment() -> dict[str, str]:

@@ -7,7 +7,15 @@ from tests.e2e.notebooks import Notebook
 from tests.fakes.daemon_process import running_daemon
 from tests.fakes.stock_peer import run_stock_client
 
-TOUR = Path(__file__).parents[2] / "daemon" / "examples" / "tour.ipynb"
+ROOT = Path(__file__).parents[2]
+TOUR = ROOT / "daemon" / "examples" / "tour.ipynb"
+EXAMPLE = ROOT / "docs" / "stock_client.mjs"
+
+
+def test_it_has_30_lines() -> None:
+    lines = [line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("//")]
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 128
 
 
 async def test_the_stock_client_of_the_docs_lists_cells_and_decodes_outputs(tmp_path: Path) -> None:
