@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from daemon.core.control_characters import escaped
 from daemon.files import FileUnwritable, write_atomic
 from daemon.printing import ENDED, Printer
 from sync.client import (
@@ -50,7 +51,7 @@ async def run_notebook(
         try:
             await notebook.launch()
         except RequestFailed as failed:
-            print(f"notebookd: {path}: no kernel: {failed}", file=sys.stderr)
+            _complain(f"{path}: no kernel: {failed}")
             return EXIT_NO_KERNEL
         code = await _run_all(notebook, printer, timeout)
         if output is not None:
@@ -176,7 +177,13 @@ async def show_status(url: str, token: str, *, as_json: bool) -> int:
         table = Table("notebook", "kernel", "status", "queued", "peers")
         for row in status["notebooks"]:
             kernel, queued = row["kernel"], len(row["queue"]["queued"])
-            table.add_row(Text(row["path"]), Text(kernel["name"]), kernel["status"], str(queued), str(row["peers"]))
+            table.add_row(
+                Text(escaped(row["path"])),
+                Text(escaped(kernel["name"])),
+                kernel["status"],
+                str(queued),
+                str(row["peers"]),
+            )
         console.print(table)
     return EXIT_OK
 
@@ -200,13 +207,13 @@ def call(command: Callable[[], Awaitable[int]], url: str, path: str | None = Non
     except RequestFailed as failed:
         return _refused(path or url, failed)
     except ConnectionLost as lost:
-        print(f"notebookd: {lost}; `notebookd serve` starts a daemon", file=sys.stderr)
+        _complain(f"{lost}; `notebookd serve` starts a daemon")
         return EXIT_NO_DAEMON
     except (ProtocolError, SyncTimeout) as error:
-        print(f"notebookd: {url}: {error}", file=sys.stderr)
+        _complain(f"{url}: {error}")
         return EXIT_FAILED
     except Unwritable as error:
-        print(f"notebookd: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_USAGE
 
 
@@ -221,8 +228,12 @@ def _run(command: Callable[[], Awaitable[int]]) -> int:
         raise error from error.__cause__  # noqa: ASYNC123  # the groups held nothing else
 
 
+def _complain(line: str) -> None:
+    print(f"notebookd: {escaped(line)}", file=sys.stderr)
+
+
 def _refused(subject: str, failed: RequestFailed) -> int:
-    print(f"notebookd: {subject}: {failed}", file=sys.stderr)
+    _complain(f"{subject}: {failed}")
     return (
         EXIT_USAGE if failed.reason in ("not_found", "outside_root", "invalid_notebook", "bad_request") else EXIT_FAILED
     )

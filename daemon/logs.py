@@ -5,16 +5,16 @@ each record says whose it is, those of libraries too.
 """
 
 import logging
-import re
 import sys
 from typing import Literal, TypeAlias
 
 import structlog
 
+from daemon.core.control_characters import escaped
+
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
-# Peers name themselves; a terminal must not obey them, and a line must stay one line. (Exceptions have lines of their own.)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Exceptions have lines of their own; all else may be what a peer called itself.
 _LINES = ("event", "exception", "stack")
 
 
@@ -57,9 +57,5 @@ def _escape(logger: object, name: str, record: structlog.typing.EventDict) -> st
     """Writes control characters of values as escapes."""
     for key, value in record.items():
         if isinstance(value, str) and key not in _LINES:
-            record[key] = _CONTROL.sub(_as_escape, value)
+            record[key] = escaped(value)
     return record
-
-
-def _as_escape(character: re.Match[str]) -> str:
-    return character[0].encode("unicode_escape").decode()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from daemon.core.control_characters import escaped, tamed
 from daemon.core.show import CellLines
 from sync.client.cell import Cell
 from sync.client.executions import Execution
@@ -31,8 +32,8 @@ class Printer:
         return self._console.is_terminal
 
     def say(self, line: str, style: str = "") -> None:
-        """One line of our own."""
-        self._console.print(Text(line, style=style))
+        """Lines of our own; what others wrote in them is escaped."""
+        self._console.print(Text("\n".join(map(escaped, line.split("\n"))), style=style))
         sys.stdout.flush()
 
     async def follow(self, notebook: Notebook, execution: Execution, title: str) -> str:
@@ -51,13 +52,14 @@ class Printer:
                     live.console.print(Text(self._prefix) + Text.from_ansi(line))
                 prompt = _prompt(notebook, execution)
                 if prompt is not None and prompt != asked:
-                    live.console.print(Text(f"{self._prefix}it waits for input: {prompt['prompt']}", style="yellow"))
+                    self.say(f"{self._prefix}it waits for input: {prompt['prompt']}", "yellow")
                 asked = prompt
                 sys.stdout.flush()
                 if status in ENDED:
                     break
                 if self.is_terminal:
-                    live.update(Text(self._prefix + _open_line(outputs), style="dim"), refresh=True)
+                    open_line = tamed(_open_line(outputs), colour=False)
+                    live.update(Text(self._prefix + open_line, style="dim"), refresh=True)
                 await _wait_for_news(notebook, execution, cell, seen)
         style = "green" if status == "done" else "red" if status == "error" else "yellow"
         took = "" if status == "cancelled" else f" after {time.monotonic() - began:.1f} s"

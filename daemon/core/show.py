@@ -1,17 +1,15 @@
 """What a cell's outputs look like as lines of text, as they come: for pipes, and for terminals that only go forward."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.core.control_characters import tamed
 from sync.client.blob_refs import BlobRef
 from sync.client.outputs import Output
 
 # A table of a thousand rows is in the notebook; here a person wants to see that it is there. What is printed is not cut.
 MAX_LINES = 40
-
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def describe(output: Output, *, colour: bool = False) -> list[str]:
@@ -23,8 +21,7 @@ def describe(output: Output, *, colour: bool = False) -> list[str]:
             lines = "\n".join(output.traceback or [f"{output.ename}: {output.evalue}"]).split("\n")
         case _:
             lines = _describe_bundle(output.data)
-    if not colour:
-        lines = [_ESCAPES.sub("", line) for line in lines]
+    lines = [tamed(line, colour=colour) for line in lines]
     if len(lines) > MAX_LINES and output.output_type != "stream":
         lines = [*lines[:MAX_LINES], f"[{len(lines) - MAX_LINES} more lines]"]
     return lines

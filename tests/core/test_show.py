@@ -1,5 +1,6 @@
 """Outputs as lines, as they come."""
 
+from daemon.core.control_characters import escaped
 from daemon.core.show import MAX_LINES, CellLines, describe
 from sync.client.outputs import Output
 
@@ -69,6 +70,15 @@ def test_blank_lines_are_shown_and_nothing_is_no_line() -> None:
     assert cell.update([stream("")], ended=False) == []
     assert cell.update([stream("\n\n")], ended=False) == ["", ""]
     assert cell.update([stream("\n\n\n")], ended=True) == [""]
+
+
+def test_nothing_that_a_terminal_would_obey_is_shown_but_colours() -> None:
+    bad = "\x1b]52;c;QUFB\x07a\x1b[2J\x1bcb\x9bc\x1b[31md\x1b[0m\te\x1bPq\x1b\\f\x1b]0;unended"
+    assert describe(stream(bad)) == ["abcd\tef"]
+    assert describe(stream(bad), colour=True) == ["abc\x1b[31md\x1b[0m\tef"]
+    assert describe(Output("error", traceback=(bad,))) == ["abcd\tef"]
+    assert describe(Output("display_data", data={"text/plain": bad})) == ["abcd\tef"]
+    assert escaped("name\x1b[2J\n\u2028\x9b é") == "name\\x1b[2J\\n\\u2028\\x9b é"
 
 
 def test_an_error_is_its_traceback_without_colours() -> None:
