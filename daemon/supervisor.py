@@ -121,6 +121,5 @@ async def _listen(
 
 
 def _url_host(host: str) -> str:
-    if host in ("0.0.0.0", "::", ""):
-        return "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # all of one family: IPv6 is not IPv4 as well
     return f"[{host}]" if ":" in host else host

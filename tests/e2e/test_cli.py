@@ -79,6 +79,18 @@ async def test_without_a_kernel_run_ends_with_3(tmp_path: Path) -> None:
         assert (await notebookd("run", str(path), state_dir=tmp_path / "state")).returncode == 3
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "localhost"])
+async def test_wherever_it_listens_it_says_where_it_is_found(host: str, tmp_path: Path) -> None:
+    if ":" in host:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    async with running_daemon(tmp_path, "--host", host):
+        shown = await notebookd("status", state_dir=tmp_path / "state")
+        assert shown.returncode == 0, shown.stderr
+
+
 async def test_status_and_stop(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         shutil.copy(TOUR, daemon.root / "tour.ipynb")

@@ -1,5 +1,6 @@
 """Peers that read slowly, or never: what it costs the others, what it costs the daemon, and what they miss."""
 
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import trio
 
 from sync.core.frames import Join, Sync, encode_frame
 from sync.core.identifiers import parse_automerge_url
-from sync.core.limits import MAX_FRAME_BYTES, MIB
+from sync.core.limits import MAX_FRAME_BYTES, MAX_PEER_BYTES, MIB
 from sync.core.sync_message import encode_sync_message
 from sync.transport import SocketTransport
 from sync.websocket import PeerSocket, connect_socket
@@ -136,6 +137,10 @@ async def test_a_peer_that_does_not_read_costs_the_others_nothing(
                 if bytes_per_second:
                     nursery.start_soon(_trickle, socket, bytes_per_second)
                 beside.append(await timed())
+                async with daemon.client() as client:
+                    figures = (await client.get("/metrics")).text
+                held = re.findall(r"^notebookd_outbox_bytes (.*)$", figures, re.MULTILINE)
+                assert [float(count) <= MAX_PEER_BYTES for count in held] == [True]
                 nursery.cancel_scope.cancel()
         grown = process.memory_info().rss - before
         assert await healthy.outputs(cell_id)
