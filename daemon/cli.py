@@ -156,8 +156,8 @@ def run(
         url: The daemon, if it is not the one of this state directory; `?token=` may be in it.
         token: Its token.
         state_dir: Where to look for the daemon.
-        no_save: Leave the file as it is.
-        output: Write the notebook with its outputs here.
+        no_save: Leave the file as it is; unless somebody else has the notebook open, it is closed again.
+        output: Write the notebook with its outputs here, and leave the file as it is.
         timeout: Seconds that each cell may take.
     """
     from daemon.commands import call, run_notebook

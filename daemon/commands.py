@@ -27,7 +27,7 @@ from sync.client import (
     SyncTimeout,
     open_notebook,
 )
-from sync.client.http import Address, open_http
+from sync.client.http import Address, DaemonHttp, open_http
 from sync.core.identifiers import parse_automerge_url
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_KERNEL, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
@@ -47,18 +47,23 @@ async def run_notebook(
     if output is not None:
         _require_place(output)
     printer = Printer()
-    async with open_notebook(url, token=token, path=path) as notebook:
-        try:
-            await notebook.launch()
-        except RequestFailed as failed:
-            _complain(f"{path}: no kernel: {failed}")
-            return EXIT_NO_KERNEL
-        code = await _run_all(notebook, printer, timeout)
-        if output is not None:
-            await _write_copy(url, token, notebook, output)
-        elif save:
-            await notebook.save()
-        return code
+    async with open_http(Address(url, "", token)) as http:
+        opened = {entry["notebook"] for entry in json.loads(await http.read("/api/notebooks"))["notebooks"]}
+        async with open_notebook(url, token=token, path=path) as notebook:
+            try:
+                await notebook.launch()
+            except RequestFailed as failed:
+                _complain(f"{path}: no kernel: {failed}")
+                return EXIT_NO_KERNEL
+            code = await _run_all(notebook, printer, timeout)
+            if output is not None:
+                await _write_copy(http, notebook, output)
+            elif save:
+                await notebook.save()
+            if notebook.url not in opened and (output is not None or not save):
+                # It was opened for this run alone, and the daemon would save what changed at its end.
+                await http.close_unsaved(parse_automerge_url(notebook.url), notebook.peer_id)
+            return code
 
 
 async def _run_all(notebook: Notebook, printer: Printer, timeout: float | None) -> int:
@@ -115,9 +120,8 @@ def _require_place(output: Path) -> None:
         raise Unwritable(f"--output {output}: {why}")
 
 
-async def _write_copy(url: str, token: str, notebook: Notebook, output: Path) -> None:
-    async with open_http(Address(url, "", token)) as http:
-        data = await http.read(f"/api/notebooks/{parse_automerge_url(notebook.url)}/file")
+async def _write_copy(http: DaemonHttp, notebook: Notebook, output: Path) -> None:
+    data = await http.read(f"/api/notebooks/{parse_automerge_url(notebook.url)}/file")
     try:
         await write_atomic(output, data)
     except FileUnwritable as error:

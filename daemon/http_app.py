@@ -101,11 +101,11 @@ class DaemonApi(Protocol):
         """The open ones."""
         ...
 
-    async def close_notebook(self, notebook_id: str) -> None:
+    async def close_notebook(self, notebook_id: str, *, save: bool, peer_id: str | None) -> None:
         """Saves, ends the kernel, closes the room.
 
         Raises:
-            ApiError: 404 not_found.
+            ApiError: 404 not_found; 409 conflict, where not to `save` would lose what somebody wrote.
         """
         ...
 
@@ -188,7 +188,11 @@ class _Routes:
         return JSONResponse(_opened(info), 201 if created else 200)
 
     async def notebook(self, request: Request) -> Response:
-        await self._api.close_notebook(request.path_params["id"])
+        save = request.query_params.get("save", "true")
+        if save not in ("true", "false"):
+            raise ApiError(400, "bad_request", "save is true or false")
+        peer_id = request.query_params.get("peer")
+        await self._api.close_notebook(request.path_params["id"], save=save == "true", peer_id=peer_id)
         return Response(status_code=204)
 
     async def notebook_file(self, request: Request) -> Response:

@@ -214,15 +214,25 @@ class Hub:
         """The open notebooks."""
         return [self._info(room) for room in self._rooms.values()]
 
-    async def close_notebook(self, notebook_id: str) -> None:
+    async def close_notebook(self, notebook_id: str, *, save: bool = True, peer_id: str | None = None) -> None:
         """Saves, ends the kernel and closes the room.
 
+        Args:
+            save: False drops the outputs that are not in the file. Where somebody else than the peer `peer_id` is
+                connected, or somebody wrote what is not in the file, nothing is done.
+
         Raises:
-            ApiError: 404.
+            ApiError: 404; 409 conflict, without `save`.
         """
         room = self._find(notebook_id)
+        if not save:
+            others = [
+                one for one in room.notebook.subscribers if not isinstance(one, Connection) or one.peer_id != peer_id
+            ]
+            if others or room.edited:
+                raise ApiError(409, "conflict", "somebody is connected to it, or wrote what is not in its file")
         # Not in this task, which ends if whoever asked does not wait for the answer.
-        self._nursery.start_soon(self._close, room, True)
+        self._nursery.start_soon(self._close, room, save)
         await room.ended.wait()
 
     async def notebook_file(self, notebook_id: str) -> bytes:

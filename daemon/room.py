@@ -359,10 +359,10 @@ class Room:
         self.replaced.append(old)
         self._serve(self.runtime_document)
         self._compactor.watch(self.runtime_document)
-        if self.saved == self.state:
+        if self.saved is not None and self.saved[0] == self.notebook.published_heads():
             # That change is in no file, and makes none another.
             heads = self.notebook.heads()
-            self.saved = (heads, self.writer.file_changes)
+            self.saved = (heads, self.saved[1] if self.changed else self.writer.file_changes)
             self.runtime.mutate([SetFile(saved_notebook_heads=tuple(heads_to_hex(heads)))])
 
     def retire(self, old: Document) -> None:
@@ -377,6 +377,11 @@ class Room:
     def changed(self) -> bool:
         """Whether the documents differ from the file."""
         return self.loaded.is_set() and self.saved != self.state
+
+    @property
+    def edited(self) -> bool:
+        """Whether people wrote what is not in the file."""
+        return not self.loaded.is_set() or self.saved is None or self.saved[0] != self.notebook.heads()
 
     @property
     def state(self) -> tuple[Heads, int]:

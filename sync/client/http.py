@@ -20,6 +20,7 @@ _PARALLEL = 8
 CACHE_BYTES = 64 * 1024 * 1024
 
 _NOT_FOUND = 404
+_CONFLICT = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,21 @@ class DaemonHttp:
             RequestFailed: it refuses.
         """
         return (await self._send("GET", path)).content
+
+    async def close_unsaved(self, notebook_id: str, peer_id: str) -> bool:
+        """Ends a notebook without writing its file; False, and nothing done, if others than this peer are in it or wrote.
+
+        Raises:
+            ConnectionLost: the daemon can't be reached.
+            RequestFailed: it refuses.
+        """
+        try:
+            await self._send("DELETE", f"/api/notebooks/{notebook_id}", params={"save": "false", "peer": peer_id})
+        except RequestFailed as failed:
+            if failed.code in (_NOT_FOUND, _CONFLICT):
+                return False
+            raise
+        return True
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:

@@ -378,6 +378,11 @@ class Notebook(KernelRequests):
         return self._session.notebook.replica
 
     @property
+    def peer_id(self) -> str:
+        """What this client calls itself."""
+        return self._session.peer_id
+
+    @property
     def runtime_id(self) -> str:
         """The id of the runtime document that is read."""
         return "" if self._session.runtime is None else self._session.runtime.document_id

@@ -60,6 +60,27 @@ async def test_run_shows_the_outputs_saves_them_and_says_whether_all_went_well(t
         assert nbformat.read(bad, 4).cells[0].outputs == []
 
 
+async def test_what_is_not_saved_stays_so_when_the_daemon_ends(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    async with running_daemon(tmp_path) as daemon:
+        mine, kept, shared = (
+            write_notebook(daemon.root / f"{name}.ipynb", "6 * 7") for name in ("mine", "kept", "shared")
+        )
+        before = mine.read_bytes()
+        assert (await notebookd("run", str(mine), "--no-save", state_dir=state)).returncode == 0
+        done = await notebookd("run", str(kept), "--output", str(tmp_path / "copy.ipynb"), state_dir=state)
+        assert done.returncode == 0
+        # One that others have open is theirs, and is saved in the end.
+        await daemon.open("shared.ipynb")
+        assert (await notebookd("run", str(shared), "--no-save", state_dir=state)).returncode == 0
+        assert shared.read_bytes() == before
+        open_ones = (await daemon.get("/api/notebooks")).json()["notebooks"]
+        assert [entry["path"] for entry in open_ones] == ["shared.ipynb"]
+    assert mine.read_bytes() == kept.read_bytes() == before
+    assert nbformat.read(tmp_path / "copy.ipynb", 4).cells[0].outputs[0].data["text/plain"] == "42"
+    assert nbformat.read(shared, 4).cells[0].outputs[0].data["text/plain"] == "42"
+
+
 async def test_a_cell_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         path = write_notebook(daemon.root / "slow.ipynb", "import time; time.sleep(600)")

@@ -298,6 +298,32 @@ async def test_the_notebook_is_saved(daemon: ServedDaemon, opened: Opened) -> No
         assert (await peer.refusal("save_notebook", path="nosuch/n.ipynb")).data["kind"] == "folder"
 
 
+async def test_a_notebook_is_closed_unsaved_only_where_nothing_that_people_wrote_is_lost(daemon: ServedDaemon) -> None:
+    opened = await daemon.open()
+    address = f"/api/notebooks/{opened.id}"
+    async with daemon.client() as client, open_thin_peer(daemon, opened) as peer:
+        mine = {"save": "false", "peer": peer.peer_id}
+        cell = peer.add_cell("print('first')")
+        await peer.run(cell)
+        assert (await client.delete(address, params=mine)).status_code == 409, "its cell is in no file"
+        await peer.request("save_notebook")
+        saved = await trio.Path(opened.path).read_text()
+        assert "first" in saved
+        await peer.request("clear_outputs")
+        assert (await client.delete(address, params={"save": "false"})).status_code == 409, "a peer is connected"
+        assert (await client.delete(address, params={"save": "perhaps"})).status_code == 400
+        assert (await client.delete(address, params=mine)).status_code == 204
+    again = await daemon.open(opened.path.name)  # which waits until the room is gone
+    assert again.id != opened.id
+    assert await trio.Path(opened.path).read_text() == saved
+    await daemon.close(again)
+    async with daemon.opened() as opened, daemon.client() as client, open_thin_peer(daemon, opened) as peer:
+        mine = {"save": "false", "peer": peer.peer_id}
+        async with open_thin_peer(daemon, opened):
+            assert (await client.delete(f"/api/notebooks/{opened.id}", params=mine)).status_code == 409
+        await peer.settle()
+
+
 async def test_a_file_that_somebody_else_wrote_is_not_overwritten(daemon: ServedDaemon) -> None:
     async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
         await trio.Path(opened.path).write_text("somebody else's")

@@ -54,8 +54,8 @@ class FakeApi:
     def notebooks(self) -> list[NotebookInfo]:
         return [self.info(path) for path in dict.fromkeys(self.open_paths)]
 
-    async def close_notebook(self, notebook_id: str) -> None:
-        self.asked.append(("close", notebook_id))
+    async def close_notebook(self, notebook_id: str, *, save: bool, peer_id: str | None) -> None:
+        self.asked.append(("close", notebook_id, *([] if save else [peer_id])))
         if notebook_id not in [info.id for info in self.notebooks()]:
             raise ApiError(404, "not_found", "no such notebook")
 

@@ -81,7 +81,8 @@ async def test_the_next_commit_is_in_a_document_with_the_same_content_and_no_his
         assert read_string(room.notebook.replica, ROOT, "runtime") == new.url
         assert [line["event"] for line in logs if line["log_level"] == "info"] == ["runtime document replaced"]
         # It is no change of the notebook that its file would not have.
-        assert not room.changed or room.writer.file_changes
+        assert room.changed, "by its outputs"
+        assert not room.edited, "and by nobody"
         await show(room, 1_000_000)
         [entry] = rebuilt(new)["cells"].values()
         assert [output["data"]["text/plain"] for output in entry["outputs"]] == ["1000000"]
