@@ -149,7 +149,8 @@ def run(
 ) -> int:
     """Run all cells of a notebook in the daemon, and show what happens as it happens.
 
-    Exits with 0 if all went well, 1 if a cell failed or took too long, 3 if there is no kernel.
+    Exits with 0 if all went well, 1 if a cell failed or took too long, 2 for wrong usage, 3 if there is no kernel, 4 if there
+    is no daemon.
 
     Args:
         path: The notebook: a file here, or one under the daemon's root.

@@ -41,7 +41,7 @@ class Printer:
         cell = Cell(notebook, execution.cell_id)  # which may have been deleted since
         self.say(f"{title} {_summary(cell)}", "bold")
         lines = CellLines(colour=self.is_terminal)
-        began, asked = time.monotonic(), None
+        began, asked, connected = time.monotonic(), None, True
         with Live(console=self._console, transient=True, auto_refresh=False) as live:
             while True:
                 # Before the outputs are loaded, which may take a while: what happens meanwhile is news.
@@ -54,6 +54,9 @@ class Printer:
                 if prompt is not None and prompt != asked:
                     self.say(f"{self._prefix}it waits for input: {prompt['prompt']}", "yellow")
                 asked = prompt
+                if notebook.connected != connected:
+                    connected = notebook.connected
+                    self.say("connected again" if connected else "connection lost; trying to get it back", "yellow")
                 sys.stdout.flush()
                 if status in ENDED:
                     break
@@ -68,7 +71,7 @@ class Printer:
 
 
 def _state(notebook: Notebook, execution: Execution, cell: Cell) -> object:
-    return execution.status, cell.manifests(), _prompt(notebook, execution)
+    return execution.status, cell.manifests(), _prompt(notebook, execution), notebook.connected
 
 
 async def _wait_for_news(notebook: Notebook, execution: Execution, cell: Cell, seen: object) -> None:

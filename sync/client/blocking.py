@@ -61,6 +61,11 @@ class BlockingNotebook:
         return self._loop.read(lambda: self._nb.read_only)
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._loop.read(lambda: self._nb.connected)
+
+    @property
     def runtime(self) -> dict[str, Any]:
         """The whole runtime document as plain Python: a copy."""
         return self._loop.read(lambda: self._nb.runtime)

@@ -75,6 +75,11 @@ class Notebook(KernelRequests):
         return self._session.notebook.read_only
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection now; a lost one is made anew, for `reconnect_seconds`."""
+        return self._connection.connected
+
+    @property
     def is_unavailable(self) -> bool:
         """Whether the daemon has said that it does not have this notebook open."""
         return self._session.notebook.unavailable

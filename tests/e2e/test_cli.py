@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tests.fakes.daemon_process import DaemonProcess, running_daemon
+from tests.fakes.tcp_proxy import wire_to
 
 TOUR = Path(__file__).parents[2] / "daemon" / "examples" / "tour.ipynb"
 
@@ -344,6 +345,24 @@ async def test_what_a_run_waits_for_or_died_of_is_said(tmp_path: Path) -> None:
         done = await notebookd("run", str(dying), state_dir=tmp_path / "state")
         assert done.returncode == 1
         assert done.stdout.endswith(b"did not run\nthe kernel died (exit code 3); execute a cell to start it again\n")
+
+
+async def test_a_lost_connection_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, wire_to(daemon.url) as wire:
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        path = write_notebook(daemon.root / "n.ipynb", f"print('begun', flush=True)\nopen({str(gate)!r}).read()")
+        here = ["--url", wire.url, "--token", daemon.token, "--state-dir", str(tmp_path)]
+        command = [sys.executable, "-m", "daemon", "run", str(path), *here]
+        process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+        await read_until(process, b"  begun\n")
+        wire.cut()
+        await read_until(process, b"connection lost; trying to get it back\n")
+        wire.mend()
+        await read_until(process, b"connected again\n")
+        await trio.Path(gate).write_text("")
+        await read_until(process, b"  ok after")
+        assert await process.wait() == 0
 
 
 async def start_run(daemon: DaemonProcess, path: Path, tmp_path: Path) -> trio.Process:
