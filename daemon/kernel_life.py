@@ -8,30 +8,35 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 import trio
 
 from daemon.core.comm import SendComm
 from daemon.core.executions import Loss
-from daemon.core.runtime import Effect, KernelErrorReason, Runtime, SendExecute
+from daemon.core.runtime import Effect, KernelErrorReason, Runtime, SendExecute, SendInput, SendQuestion
 from kernel_bridge import (
     Kernel,
     KernelGone,
     KernelLaunchFailed,
     KernelSpec,
+    KernelUnread,
     NoSuchKernel,
     SinkFailed,
     find_kernelspec,
     run_kernel,
 )
 from kernel_bridge.core.messages import KernelMessage
+from sync.core.limits import MAX_ID_CHARS
 
 # A cold start on a loaded machine took 15 s (measured); a kernel that is not there after this never will be.
 READY_SECONDS = 60
 # Commands come from people; more than a few waiting means that nobody reads the answers.
 MAX_COMMANDS = 64
+
+# One is in flight at a time, so there is nothing behind it that the kernel should abort.
+_EXECUTE: Final = {"user_expressions": {}, "allow_stdin": True, "stop_on_error": False}
 
 _CLOSED = "the notebook is being closed"
 
@@ -115,6 +120,13 @@ class Pending:
         await self.done.wait()
         if self.error is not None:
             raise self.error
+
+
+async def _find(name: str) -> KernelSpec:
+    try:
+        return await trio.to_thread.run_sync(find_kernelspec, name)
+    except NoSuchKernel as error:
+        raise KernelUnavailable(f"no kernelspec named {name[:MAX_ID_CHARS]!r}") from error
 
 
 _Action: TypeAlias = Callable[["KernelSupervisor", Pending], Awaitable[None]]
@@ -202,47 +214,46 @@ class KernelSupervisor:
             self._commands_send.send_nowait(self._last)
         await self._last.done.wait()
 
-    def carry_out(self) -> None:
-        """Does outside what the runtime decided."""
+    def carry_out(self) -> bool:
+        """Does outside what the runtime decided; False if the kernel has left so much unread that it took a part only."""
+        taken = True
         while effects := self.runtime.take_effects():
             for effect in effects:
                 if self.kernel is not None:
-                    self._send(self.kernel, effect)
+                    taken = self._send(self.kernel, effect) and taken
         self._deadline_moved()
+        return taken
 
-    def _send(self, kernel: Kernel, effect: Effect) -> None:
+    def _send(self, kernel: Kernel, effect: Effect) -> bool:
         try:
-            if isinstance(effect, SendExecute):
-                kernel.send(
-                    "shell",
-                    "execute_request",
-                    {
-                        "code": effect.execution.code,
-                        "silent": False,
-                        "store_history": True,
-                        "user_expressions": {},
-                        "allow_stdin": True,
-                        # One is in flight at a time, so there is nothing behind it that the kernel should abort.
-                        "stop_on_error": False,
-                    },
-                    msg_id=effect.execution.execution_id,
-                )
-            elif isinstance(effect, SendComm):
-                kernel.send(
-                    "shell",
-                    effect.msg_type,
-                    effect.content,
-                    msg_id=effect.msg_id,
-                    metadata=effect.metadata,
-                    buffers=effect.buffers,
-                )
-            else:
-                kernel.send("stdin", "input_reply", {"value": effect.value}, parent=effect.parent)
+            match effect:
+                case SendExecute(execution):
+                    content = {**_EXECUTE, "code": execution.code, "silent": False, "store_history": True}
+                    kernel.send("shell", "execute_request", content, msg_id=execution.execution_id)
+                case SendQuestion(msg_id):
+                    content = {**_EXECUTE, "code": "", "silent": True, "store_history": False, "allow_stdin": False}
+                    kernel.send("shell", "execute_request", content, msg_id=msg_id)
+                case SendComm():
+                    kernel.send(
+                        "shell",
+                        effect.msg_type,
+                        effect.content,
+                        msg_id=effect.msg_id,
+                        metadata=effect.metadata,
+                        buffers=effect.buffers,
+                    )
+                case SendInput(value, parent):
+                    kernel.send("stdin", "input_reply", {"value": value}, parent=parent)
         except KernelGone:
-            # Its process is over, and its life ends next; or it has left a thousand messages unread.
-            log.info("a kernel could not be sent to", effect=type(effect).__name__)
+            # Its process is over, and its life ends next.
+            log.info("a kernel that is gone could not be sent to", effect=type(effect).__name__)
             if isinstance(effect, SendExecute):
                 self.runtime.not_sent(effect.execution.execution_id)
+        except KernelUnread:
+            if isinstance(effect, SendExecute | SendComm):
+                self.runtime.not_taken(effect)
+            return False
+        return True
 
     # The task.
 
@@ -289,10 +300,12 @@ class KernelSupervisor:
     async def _launch(self, command: Pending) -> None:
         name = command.name or self._name
         if self.kernel is not None:
-            if self.kernel.spec.name == name:
-                return
-            await _find(name)  # a name that is not there costs nobody the kernel that runs
-            await self._end("shutdown")
+            # A name that is not there costs nobody the kernel that runs; and it may be folded.
+            spec = await _find(name)
+            if self.kernel is not None:
+                if self.kernel.spec.name == spec.name:
+                    return
+                await self._end("shutdown")
         await self._start(name, restarting=False)
         self._chosen = command.name or self._chosen
 

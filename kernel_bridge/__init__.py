@@ -1,7 +1,7 @@
 """One Jupyter kernel: ZMQ in, typed messages out; commands in, ZMQ out."""
 
 from kernel_bridge.bridge import KernelExit, KernelSink, SinkFailed, run_kernel
-from kernel_bridge.kernel import Kernel, KernelGone, KernelStatistics
+from kernel_bridge.kernel import Kernel, KernelGone, KernelStatistics, KernelUnread
 from kernel_bridge.kernelspecs import KernelSpec, NoSuchKernel, find_kernelspec, list_kernelspecs
 from kernel_bridge.launcher import KernelLaunchFailed
 
@@ -13,6 +13,7 @@ __all__ = [
     "KernelSink",
     "KernelSpec",
     "KernelStatistics",
+    "KernelUnread",
     "NoSuchKernel",
     "SinkFailed",
     "find_kernelspec",

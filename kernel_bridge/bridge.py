@@ -28,7 +28,7 @@ import trio
 from kernel_bridge.core.messages import Channel, Header, KernelMessage, Unreadable
 from kernel_bridge.core.trace import TraceEntry, received_entry
 from kernel_bridge.core.wire import MessageDecoder, MessageEncoder, Rejected, Signer
-from kernel_bridge.kernel import Kernel, KernelGone
+from kernel_bridge.kernel import Kernel, KernelGone, KernelUnread
 from kernel_bridge.kernelspecs import KernelSpec
 from kernel_bridge.launcher import PIPES_SECONDS, REAP_SECONDS, ConnectionDirectory, KernelLaunchFailed, KernelProcess
 from kernel_bridge.zmq_socket import ZmqContext, ZmqSocket, connection_event
@@ -257,7 +257,8 @@ class _Bridge:
         with trio.move_on_after(ready_timeout) as patience:
             while not self._ready.is_set():
                 try:
-                    self._kernel.nudge()
+                    with suppress(KernelUnread):
+                        self._kernel.nudge()
                 except KernelGone:
                     return
                 with trio.move_on_after(pause):
@@ -269,7 +270,8 @@ class _Bridge:
             return
         try:
             # Before the handle is out, so that no cell runs before it.
-            self._kernel.lift_send_queue()
+            with suppress(KernelUnread):
+                self._kernel.lift_send_queue()
         except KernelGone:
             return
         self._started = True
@@ -357,9 +359,11 @@ class _Bridge:
         while True:
             for frames in await link.socket.monitor.receive():
                 if connection_event(frames) == "disconnected":
-                    # Most often because the process ended, of which its wait tells next.
-                    self._kernel.broken_links += 1
-                    link.broken.set()
+                    # Most often because the process ended, of which its wait tells next. It is also said of a connection
+                    # that ended before it was made.
+                    if link.made and not link.broken.is_set():
+                        self._kernel.broken_links += 1
+                        link.broken.set()
                     continue
                 if link.made:
                     self._reconnected()
@@ -372,7 +376,7 @@ class _Bridge:
         log.warning("the connection to the kernel was lost and made again", kernel=self._spec.name)
         if self._started:
             # The kernel's iopub queue has its limit again for a connection that is new.
-            with suppress(KernelGone):  # its end follows
+            with suppress(KernelGone, KernelUnread):  # its end follows; or it is beyond help
                 self._kernel.lift_send_queue()
             if self._tell_reconnected is not None and self._failure is None:
                 self._tell(self._tell_reconnected)

@@ -27,7 +27,11 @@ _SIDE_REQUESTS: Final = frozenset({"complete_request", "inspect_request", "is_co
 
 
 class KernelGone(Exception):
-    """The kernel's process ended, or takes no more requests."""
+    """The kernel's process ended."""
+
+
+class KernelUnread(Exception):
+    """The kernel has left the last 1 000 messages of a channel unread; it may take more when it reads again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ class Kernel:
             Its msg_id.
 
         Raises:
-            KernelGone: the process ended, or left the last 1 000 messages of this channel unread.
+            KernelGone: the process ended.
+            KernelUnread: it left the last 1 000 messages of this channel unread.
         """
         msg_id = msg_id or self.new_msg_id()
         self._send(channel, msg_type, content, msg_id, parent=parent, metadata=metadata, buffers=buffers)
@@ -148,6 +153,7 @@ class Kernel:
 
         Raises:
             KernelGone: the process ended.
+            KernelUnread: it reads nothing.
         """
         subshell_id = None
         if channel == "shell" and msg_type in _SIDE_REQUESTS:
@@ -164,6 +170,7 @@ class Kernel:
 
         Raises:
             KernelGone: the process ended.
+            KernelUnread: it is interrupted by messages, and reads none.
         """
         await trio.lowlevel.checkpoint()
         if self._ended.is_set():
@@ -176,7 +183,7 @@ class Kernel:
     async def shutdown(self, *, grace: float = 2.0) -> None:
         """Ends the process, politely for `grace` seconds, and returns when it is gone."""
         self.expected = True
-        with suppress(KernelGone):  # then there is nothing to ask
+        with suppress(KernelGone, KernelUnread):  # then there is nothing to ask
             self._send_own("control", "shutdown_request", {"restart": False}, Purpose.SHUTDOWN)
         for seconds, then in ((grace, signal.SIGTERM), (TERMINATE_SECONDS, signal.SIGKILL)):
             with trio.move_on_after(seconds):
@@ -286,7 +293,7 @@ class Kernel:
             buffers=buffers,
         )
         if not self._sockets[channel].send(frames):
-            raise KernelGone(f"the kernel reads nothing from {channel}")
+            raise KernelUnread(f"the kernel reads nothing from {channel}")
         self._sent[channel] += 1
 
     async def _exchange(

@@ -62,11 +62,12 @@ def find_kernelspec(name: str) -> KernelSpec:
         NoSuchKernel: there is none of this name, or its kernel.json is broken.
     """
     # Names are folded as jupyter_client does, for file systems that do.
+    folded = name.lower()
     folders = KernelSpecManager().find_kernel_specs()
-    folder = folders.get(name.lower())
+    folder = folders.get(folded)
     if folder is None:
         raise NoSuchKernel(name, f"it is not installed; there are: {', '.join(sorted(folders)) or 'none'}")
-    return _read(name, folder)
+    return _read(folded, folder)
 
 
 def list_kernelspecs() -> dict[str, KernelSpec]:

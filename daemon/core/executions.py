@@ -9,6 +9,10 @@ The life of an execution:
 What was accepted ends exactly once, whatever happens (P3); `Started` and `Ended` are the values that say so. A kernel has
 one execution at a time: the next is sent after the reply *and* idle of the one before, since a kernel may abort what
 reaches it between the two.
+
+Where reply or idle may be lost (the connection broke, a queue overflowed) or never come (the kernel dropped the request), the
+kernel is asked a question: an execution of nothing. A kernel takes executions in order, and both channels keep it. So when the
+answer to the question has come by shell, the reply before it has come or never will; and so it is with idle, by iopub.
 """
 
 from collections import deque
@@ -18,12 +22,19 @@ from typing import Literal, TypeAlias
 
 from sync.core.mutations import ExecutionStatus
 
-# After the reply, idle is all that is missing; a kernel whose output queue overflowed may have lost it (measured).
-IDLE_GRACE_SECONDS = 2.0
-# After idle, a kernel that keeps to the protocol has replied; one that never does must not hold the queue for ever.
-REPLY_GRACE_SECONDS = 10.0
-# An interrupt that meets ipykernel between execute_input and the code makes it drop the request, and go on without a reply.
-DROPPED_GRACE_SECONDS = 2.0
+# Of reply and idle one has come: the other is milliseconds behind it, or behind a backlog of outputs, or lost: a kernel whose
+# output queue overflowed may have lost idle (measured), and one that is interrupted between execute_input and the code drops
+# the request. After this the kernel is asked, and after as long again if it answered and its idle was not heard.
+ASK_SECONDS = 2.0
+# The same after an interrupt, where neither has come; what follows it has most often ended after milliseconds.
+ASK_AFTER_INTERRUPT_SECONDS = 5.0
+# A kernel that does not answer, after its reply or its idle, must not hold the queue for ever. Nothing has come by iopub for so
+# long then, and a message of 256 MiB takes 2 s.
+LOST_SECONDS = 10.0
+# A backlog that takes longer than this is none: something with this parent, a thread, never stops.
+MAX_LAG_SECONDS = 60.0
+# A deadline that is seen so much too late was missed by us, not by the kernel: what we waited for may be there, unread.
+LATE_SECONDS = 1.0
 # What is kept of ended executions, for peers that look back and for repeats of a client's own execution_id.
 KEPT_EXECUTIONS = 1_000
 KEPT_SECONDS = 600.0
@@ -48,7 +59,16 @@ class Execution:
     input_seen: bool = False
     idle: bool = False
     idle_missing: bool = False
+    reply_missing: bool = False
+    # When the kernel was first known to be past it.
+    past_at: float | None = None
     deadline: float | None = None
+    looked_again: bool = False
+    # The question behind it: when it is due, its msg_id, and what has come of it.
+    ask_at: float | None = None
+    question: str | None = None
+    answered: bool = False
+    answer_idle: bool = False
 
     @property
     def started(self) -> bool:
@@ -116,7 +136,7 @@ class ExecutionQueue:
         """The execution to send to the kernel now, if none is in flight."""
         if self.in_flight is not None or not self.queued:
             return None
-        self.in_flight = self.latest = self.queued.popleft()
+        self.in_flight = self.queued.popleft()
         return self.in_flight
 
     def on_input(self, execution_id: str, execution_count: int | None) -> list[Transition]:
@@ -147,7 +167,7 @@ class ExecutionQueue:
             transitions += self._start(execution, execution_count)
         if execution.idle:
             return transitions + self._finish(execution, now)
-        execution.deadline = now + IDLE_GRACE_SECONDS
+        self._await_rest(execution, now)
         return transitions
 
     def on_idle(self, execution_id: str, now: float) -> list[Transition]:
@@ -157,25 +177,69 @@ class ExecutionQueue:
             return []
         execution.idle = True
         if execution.reply_status is None:
-            execution.deadline = now + (DROPPED_GRACE_SECONDS if execution.interrupted else REPLY_GRACE_SECONDS)
+            self._await_rest(execution, now)
             return []
         return self._finish(execution, now)
+
+    def on_iopub(self, execution_id: str, now: float) -> None:
+        """Something else of it on iopub: where that lags behind the reply, idle is on its way."""
+        execution = self._current(execution_id)
+        if execution is not None and execution.past_at is not None and execution.deadline is not None:
+            later = max(execution.deadline, now + LOST_SECONDS)
+            execution.deadline = min(later, execution.past_at + MAX_LAG_SECONDS)
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` must be called, if nothing happens before (same clock as `now`)."""
-        return None if self.in_flight is None else self.in_flight.deadline
+        """When `to_ask` and `expire` must be called, if nothing happens before (same clock as `now`)."""
+        execution = self.in_flight
+        if execution is None:
+            return None
+        return min((at for at in (execution.deadline, execution.ask_at) if at is not None), default=None)
 
     def expire(self, now: float) -> list[Transition]:
-        """Ends what waited too long for idle (it counts as its reply says) or for its reply (an error)."""
+        """Ends what waited too long, for what `_give_up` says."""
         execution = self.in_flight
         if execution is None or execution.deadline is None or now < execution.deadline:
             return []
-        if execution.reply_status is None:
-            execution.reply_status = "missing"
-            return [*self._start(execution, None), *self._finish(execution, now)]
-        execution.idle_missing = True
-        return self._finish(execution, now)
+        if now - execution.deadline > LATE_SECONDS and not execution.looked_again:
+            execution.looked_again = True
+            execution.deadline = now + LATE_SECONDS
+            return []
+        return self._give_up(execution, now)
+
+    def reconnected(self, now: float) -> None:
+        """What either side said may be lost, the question that was asked before included."""
+        if self.in_flight is not None:
+            self.in_flight.ask_at = now
+
+    def to_ask(self, now: float) -> Execution | None:
+        """The execution behind which the kernel is to be asked a question now; `question` is to be set to its msg_id."""
+        execution = self.in_flight
+        if execution is None or execution.ask_at is None or now < execution.ask_at:
+            return None
+        execution.ask_at = None
+        execution.answered = execution.answer_idle = False
+        return execution
+
+    def on_answer(self, msg_id: str, now: float) -> list[Transition]:
+        """The reply to a question: the reply to what was sent before it has come by now, or never will."""
+        execution = self._asked(msg_id)
+        if execution is None:
+            return []
+        execution.answered = True
+        if execution.past_at is None:
+            execution.past_at, execution.deadline = now, now + LOST_SECONDS
+        # Where connections are new, what is said on iopub is lost until the subscription holds.
+        execution.ask_at = now + ASK_SECONDS
+        return self._look(execution, now)
+
+    def on_answer_idle(self, msg_id: str, now: float) -> list[Transition]:
+        """The idle of a question: that of what was sent before it has come by now, or never will."""
+        execution = self._asked(msg_id)
+        if execution is None:
+            return []
+        execution.answer_idle = True
+        return self._look(execution, now)
 
     def cancel(self, execution_id: str, now: float) -> list[Transition]:
         """Cancels it if it is still queued here; what is with the kernel goes on."""
@@ -190,6 +254,13 @@ class ExecutionQueue:
         execution = self._current(execution_id)
         return [] if execution is None else [self._end(execution, "cancelled", now)]
 
+    def not_taken(self, execution_id: str) -> None:
+        """The kernel reads nothing now: it is the next to be sent, later."""
+        execution = self._current(execution_id)
+        if execution is not None and execution.status == "queued":
+            self.in_flight = None
+            self.queued.appendleft(execution)
+
     def cancel_cell(self, cell_id: str, now: float) -> list[Transition]:
         """The cell is gone: what is queued of it is cancelled."""
         return self._cancel_all((execution for execution in self.queued if execution.cell_id == cell_id), now)
@@ -200,6 +271,8 @@ class ExecutionQueue:
         if execution is None:
             return None, []
         execution.interrupted = True
+        if execution.question is None and execution.ask_at is None:
+            execution.ask_at = now + ASK_AFTER_INTERRUPT_SECONDS
         return execution, self._cancel_rest_of_run(execution, now)
 
     def kernel_gone(self, loss: Loss, now: float) -> list[Transition]:
@@ -227,6 +300,32 @@ class ExecutionQueue:
             forgotten.append(execution_id)
         return forgotten
 
+    def _asked(self, msg_id: str) -> Execution | None:
+        execution = self.in_flight
+        return execution if execution is not None and execution.question == msg_id else None
+
+    def _await_rest(self, execution: Execution, now: float) -> None:
+        """One of reply and idle has come."""
+        execution.past_at = now
+        execution.deadline = now + ASK_SECONDS + LOST_SECONDS
+        if execution.question is None:
+            execution.ask_at = now + ASK_SECONDS
+
+    def _look(self, execution: Execution, now: float) -> list[Transition]:
+        """Gives up what can come no more, once both channels are past it."""
+        replied = execution.answered or execution.reply_status is not None
+        heard = execution.answer_idle or execution.idle
+        return self._give_up(execution, now) if replied and heard else []
+
+    def _give_up(self, execution: Execution, now: float) -> list[Transition]:
+        """Without idle it counts as its reply says; without a reply as an error, or as interrupted."""
+        if execution.reply_status is None:
+            execution.reply_status = "missing"
+            execution.reply_missing = True
+            return [*self._start(execution, None), *self._finish(execution, now)]
+        execution.idle_missing = True
+        return self._finish(execution, now)
+
     def _current(self, execution_id: str) -> Execution | None:
         execution = self.in_flight
         return execution if execution is not None and execution.execution_id == execution_id else None
@@ -238,6 +337,7 @@ class ExecutionQueue:
             return []
         execution.status = "running"
         execution.execution_count = execution_count
+        self.latest = execution
         return [Started(execution)]
 
     def _finish(self, execution: Execution, now: float) -> list[Transition]:
@@ -270,7 +370,7 @@ class ExecutionQueue:
 
     def _end(self, execution: Execution, status: ExecutionStatus, now: float) -> Ended:
         execution.status = status
-        execution.deadline = None
+        execution.deadline = execution.ask_at = None
         if execution is self.in_flight:
             self.in_flight = None
         self._ended.append((now, execution.execution_id))

@@ -35,7 +35,11 @@ class KernelTroubles:
     def note(self, message: k.KernelMessage) -> str | None:
         """A line about a message that says nothing else; None if there is nothing to say, or it was said."""
         line = _line(message)
-        if line is None or line in self._said or len(self._said) >= MAX_LINES:
+        return None if line is None else self.once(line)
+
+    def once(self, line: str) -> str | None:
+        """The line as it is shown; None if it was said."""
+        if line in self._said or len(self._said) >= MAX_LINES:
             return None
         self._said.add(line)
         return f"[notebookd: {line}]\n"

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kernel_bridge.core import messages as k
+
+# Characters of a prompt in the document: more than a screen shows.
+MAX_PROMPT_CHARS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,12 @@ class Prompt:
 
     def receive(self, content: k.InputRequest, message: k.KernelMessage) -> None:
         """The kernel asks."""
-        request_id = self._new_id()
+        request_id, prompt = self._new_id(), content.prompt
         self._pending = _Pending(request_id, message.header, message.parent.msg_id)
         self._show(
             {
                 "request_id": request_id,
-                "prompt": content.prompt,
+                "prompt": prompt if len(prompt) <= MAX_PROMPT_CHARS else f"{prompt[:MAX_PROMPT_CHARS]}…",
                 "password": content.password,
                 "execution_id": message.parent.msg_id,
             }

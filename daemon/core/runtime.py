@@ -58,7 +58,14 @@ class SendInput:
     parent: k.Header
 
 
-Effect: TypeAlias = SendExecute | SendInput | SendComm
+@dataclass(frozen=True, slots=True)
+class SendQuestion:
+    """Send the kernel an execution of nothing: its answer says that the kernel is past all that was sent before."""
+
+    msg_id: str
+
+
+Effect: TypeAlias = SendExecute | SendQuestion | SendInput | SendComm
 KernelErrorReason: TypeAlias = Literal["launch_failed", "died", "protocol", "timeout"]
 
 
@@ -183,6 +190,13 @@ class Runtime(PendingBatch):
         """The kernel could not be given this execution."""
         self._apply(self.queue.not_sent(execution_id, self._monotonic()))
 
+    def not_taken(self, effect: SendExecute | SendComm) -> None:
+        """The kernel has left so much unread that it could not be given this. An execution waits until it reads again."""
+        if isinstance(effect, SendExecute):
+            self.queue.not_taken(effect.execution.execution_id)
+        else:
+            self._trouble("the kernel reads nothing; messages to widgets and other comms were dropped")
+
     @property
     def between(self) -> bool:
         """Whether the kernel was sent an execution that it has not begun, and works on nothing else that we know of."""
@@ -196,6 +210,7 @@ class Runtime(PendingBatch):
 
     def expire(self) -> None:
         """The deadline passed."""
+        self._ask()
         self._apply(self.queue.expire(self._monotonic()))
         self.widgets.expire()
         self._take_widgets()
@@ -264,7 +279,10 @@ class Runtime(PendingBatch):
         """The connection to the kernel broke and was made again: what either side said may be lost."""
         if self._kernel_session is None:
             return
+        self._trouble("the connection to the kernel broke and was made again; outputs may be missing")
         self._note_comm(running=False)  # the idle of what ran may be lost; if it runs still, it only looks idle
+        self.queue.reconnected(self._monotonic())
+        self._ask()
         self.widgets.reconnected()
         self._take_widgets()
 
@@ -282,6 +300,10 @@ class Runtime(PendingBatch):
         """Takes a batch of one channel's messages; never fails on what a kernel sends."""
         for message in messages:
             self._receive(message)
+        if messages and messages[-1].channel == "iopub":
+            # The last stands for its batch: a backlog of an execution's outputs is nothing but that.
+            self.queue.on_iopub(messages[-1].parent.msg_id, self._monotonic())
+        self._send_next()  # what the kernel had no room for
         self._watch_widgets()
 
     def _receive(self, message: k.KernelMessage) -> None:
@@ -319,10 +341,7 @@ class Runtime(PendingBatch):
                 self._activity(parent)
                 self.outputs.left_out(self._target(parent), content.nbytes)
             case _:
-                line = self._troubles.note(message)
-                if line is None:
-                    return
-                self.outputs.stream(KERNEL_LOG, "stderr", line)
+                self._say(self._troubles.note(message))
         if self.outputs.has_pending:
             self._wake(Urgency.NORMAL)
 
@@ -335,7 +354,9 @@ class Runtime(PendingBatch):
             if state == "busy":
                 self._apply(self.queue.on_busy(parent.msg_id))
             elif state == "idle":
-                self._apply(self.queue.on_idle(parent.msg_id, self._monotonic()))
+                now = self._monotonic()
+                self._apply(self.queue.on_idle(parent.msg_id, now))
+                self._apply(self.queue.on_answer_idle(parent.msg_id, now))
         elif parent.msg_type in _COMM_MESSAGES:
             self._note_comm(running=state == "busy")
 
@@ -354,7 +375,9 @@ class Runtime(PendingBatch):
                 if payload.get("source") == "page" and isinstance(data, dict):
                     # IPython's pager (`?`, `??`): shown where it was asked for.
                     self.outputs.display(self._target(parent), data, {}, display_id=None)
-        self._apply(self.queue.on_reply(parent.msg_id, reply.status, reply.execution_count, self._monotonic()))
+        now = self._monotonic()
+        self._apply(self.queue.on_reply(parent.msg_id, reply.status, reply.execution_count, now))
+        self._apply(self.queue.on_answer(parent.msg_id, now))
 
     def _receive_display(self, content: k.DisplayData, parent: k.Header) -> None:
         self._activity(parent)
@@ -382,6 +405,20 @@ class Runtime(PendingBatch):
             targets = {comm_id: comm.get("target_name") for comm_id, comm in comms.items() if isinstance(comm, dict)}
             self.widgets.comm_info(parent.msg_id, {i: name for i, name in targets.items() if isinstance(name, str)})
             self._take_widgets()
+
+    def _ask(self) -> None:
+        execution = self.queue.to_ask(self._monotonic())
+        if execution is not None:
+            execution.question = self._new_id()
+            self._effects.append(SendQuestion(execution.question))
+
+    def _trouble(self, line: str) -> None:
+        self._say(self._troubles.once(line))
+        self._wake(Urgency.NORMAL)
+
+    def _say(self, line: str | None) -> None:
+        if line is not None:
+            self.outputs.stream(KERNEL_LOG, "stderr", line)
 
     def _take_widgets(self) -> None:
         """Takes over what happened to widgets."""
@@ -488,6 +525,8 @@ class Runtime(PendingBatch):
         }
         if execution.idle_missing:
             params["idle_missing"] = True
+        if execution.reply_missing:
+            params["reply_missing"] = True
         self.emit("execution_done", params, cells=True)
 
     def _send_next(self) -> None:

@@ -8,7 +8,7 @@ import trio
 
 from daemon.kernel_life import KernelUnavailable, Pending
 from daemon.requests.methods import Call, Later, Methods, NoParams, Result
-from kernel_bridge import KernelGone
+from kernel_bridge import KernelGone, KernelUnread
 from kernel_bridge.core.messages import Reply
 from sync.core.jsonrpc import RequestError
 
@@ -60,8 +60,12 @@ async def interrupt(call: Call, params: NoParams) -> Result | Later:
         await call.kernel().interrupt()
     except KernelGone as gone:
         raise RequestError.no_kernel() from gone
+    except KernelUnread as unread:
+        raise RequestError.busy(str(unread)) from unread
     # Nothing can happen between the signal, which is the last that `interrupt` does, and this: it names whom it met.
-    return Result({"execution_id": call.room.runtime.interrupt()})
+    execution_id = call.room.runtime.interrupt()
+    call.room.kernels.carry_out()
+    return Result({"execution_id": execution_id})
 
 
 @METHODS.method(ordered=False)
@@ -143,4 +147,6 @@ async def _ask(call: Call, msg_type: str, content: dict[str, Any]) -> Result:
         raise RequestError.timeout(f"the kernel did not answer within {REPLY_SECONDS:g} s") from error
     except KernelGone as error:
         raise RequestError.no_kernel() from error
+    except KernelUnread as error:
+        raise RequestError.busy(str(error)) from error
     return Result(reply.content.raw if isinstance(reply.content, Reply) else {})

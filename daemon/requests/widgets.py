@@ -56,7 +56,8 @@ async def update_comm(call: Call, params: UpdateComm) -> Result | Later:
 async def comm_custom(call: Call, params: CommCustom) -> Result | Later:
     runtime = _live_comm(call, params.comm_id)
     runtime.widgets.custom_by_peer(params.comm_id, params.content, params.buffers)
-    _sent(call.room)
+    if not _sent(call.room):
+        raise RequestError.busy("the kernel has left so many messages unread that it took no more")
     return Result({})
 
 
@@ -87,6 +88,7 @@ def _live_comm(call: Call, comm_id: str) -> Runtime:
     return call.room.runtime
 
 
-def _sent(room: Room) -> None:
+def _sent(room: Room) -> bool:
+    """Hands on what the request did; False if the kernel reads nothing."""
     room.runtime.take_widgets()
-    room.kernels.carry_out()
+    return room.kernels.carry_out()

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from daemon.core.executions import (
-    DROPPED_GRACE_SECONDS,
-    IDLE_GRACE_SECONDS,
+    ASK_SECONDS,
     KEPT_EXECUTIONS,
     KEPT_SECONDS,
-    REPLY_GRACE_SECONDS,
+    LATE_SECONDS,
+    LOST_SECONDS,
+    MAX_LAG_SECONDS,
     Ended,
     ExecutionQueue,
     Started,
@@ -26,6 +27,14 @@ def submit(queue: ExecutionQueue, *names: str, **options: object) -> None:
 
 def statuses(transitions: list[Transition]) -> list[tuple[str, str]]:
     return [(t.execution.execution_id, t.execution.status) for t in transitions if isinstance(t, Ended)]
+
+
+def ask(queue: ExecutionQueue, now: float, question: str) -> None:
+    """Asks what is due now, and nothing before."""
+    assert queue.to_ask(now - 0.01) is None
+    execution = queue.to_ask(now)
+    assert execution is not None
+    execution.question = question
 
 
 def run(queue: ExecutionQueue, name: str, status: str = "ok") -> list[Transition]:
@@ -69,20 +78,115 @@ def test_a_lost_idle_is_waited_for_and_marked() -> None:
     queue.on_input("a", 1)
     queue.on_reply("a", "ok", 1, 10.0)
 
-    assert queue.deadline == 10.0 + IDLE_GRACE_SECONDS
-    assert queue.expire(11.0) == []
-    [ended] = queue.expire(12.0)
+    assert queue.deadline == 10.0 + ASK_SECONDS
+    ask(queue, 10.0 + ASK_SECONDS, "q")
+    assert queue.on_answer("q", 13.0) == []  # idle may be on its way, behind outputs
+    [ended] = queue.on_answer_idle("q", 13.5)
     assert ended.execution.idle_missing
     assert ended.execution.status == "done"
 
 
-def test_a_lost_reply_is_an_error_in_the_end() -> None:
+def test_a_kernel_that_answers_nothing_after_its_reply_is_waited_for_no_longer() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.on_reply("a", "ok", 1, 0.0)
+    ask(queue, ASK_SECONDS, "q")
+
+    assert queue.deadline == ASK_SECONDS + LOST_SECONDS
+    assert statuses(queue.expire(ASK_SECONDS + LOST_SECONDS)) == [("a", "done")]
+
+
+def test_an_idle_behind_outputs_that_still_come_is_not_lost() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.on_iopub("a", 1.0)
+    assert queue.deadline is None
+    queue.on_reply("a", "ok", 1, 10.0)
+    now = 10.0
+    while now < 10.0 + MAX_LAG_SECONDS - 1:
+        now += 1.0
+        queue.on_iopub("a", now)
+        if queue.to_ask(now) is not None:
+            name = f"q{now}"
+            assert queue.in_flight is not None
+            queue.in_flight.question = name
+            assert queue.on_answer(name, now) == []  # by shell, which does not lag
+        assert queue.expire(now) == []
+    assert statuses(queue.on_idle("a", now)) == [("a", "done")]
+
+
+def test_a_thread_that_never_stops_is_no_backlog() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.on_reply("a", "ok", 1, 10.0)
+    ask(queue, 12.0, "q")
+    queue.on_iopub("a", 10.0 + MAX_LAG_SECONDS - 1)
+    assert statuses(queue.expire(10.0 + MAX_LAG_SECONDS)) == [("a", "done")]
+
+
+def test_who_looks_too_late_looks_again_once() -> None:
+    for message, status in (("reply", "done"), ("idle", "error")):
+        queue = ExecutionQueue()
+        submit(queue, "a")
+        queue.take_next()
+        if message == "reply":
+            queue.on_reply("a", "ok", 1, 0.0)
+        else:
+            queue.on_idle("a", 0.0)
+        ask(queue, ASK_SECONDS, "q")
+        # The process was stopped meanwhile: what comes next is what came while nobody could look.
+        late = ASK_SECONDS + LOST_SECONDS + 2 * LATE_SECONDS
+        assert queue.expire(late) == []
+        assert queue.deadline == late + LATE_SECONDS
+        assert statuses(queue.expire(late + 3 * LATE_SECONDS)) == [("a", status)]
+
+
+def test_a_lost_reply_is_an_error_in_the_end_and_marked() -> None:
     queue = ExecutionQueue()
     submit(queue, "a")
     queue.take_next()
     queue.on_idle("a", 0.0)
+    ask(queue, ASK_SECONDS, "q")
 
-    assert statuses(queue.expire(REPLY_GRACE_SECONDS)) == [("a", "error")]
+    transitions = queue.on_answer("q", 2.5)
+    assert statuses(transitions) == [("a", "error")]
+    assert transitions[-1].execution.reply_missing
+
+
+def test_where_both_are_lost_the_question_must_be_answered_by_both_channels() -> None:
+    for interrupted, status in ((False, "error"), (True, "interrupted")):
+        for idle_first in (False, True):
+            queue = ExecutionQueue()
+            submit(queue, "a")
+            queue.take_next()
+            if interrupted:
+                queue.interrupt(0.0)
+            queue.reconnected(0.0)
+            ask(queue, 0.0, "q")
+            assert queue.on_answer("another", 1.0) == queue.on_answer_idle("another", 1.0) == []
+            assert queue.deadline is None  # until it answers, it may still run
+            answers = [queue.on_answer, queue.on_answer_idle]
+            if idle_first:
+                answers.reverse()
+            assert answers[0]("q", 1.0) == []
+            assert statuses(answers[1]("q", 1.0)) == [("a", status)]
+
+
+def test_a_question_whose_idle_is_lost_is_asked_again_and_in_the_end_done_without() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+    queue.reconnected(0.0)
+    now = 0.0
+    while not (ended := queue.expire(now)):
+        ask(queue, now, f"q{now}")
+        assert queue.on_answer(f"q{now}", now) == []
+        now += ASK_SECONDS
+    assert statuses(ended) == [("a", "error")]
+    assert now == LOST_SECONDS
 
 
 def test_one_that_an_interrupt_made_the_kernel_drop_ends_soon() -> None:
@@ -92,8 +196,8 @@ def test_one_that_an_interrupt_made_the_kernel_drop_ends_soon() -> None:
     queue.on_input("a", 1)
     queue.interrupt(0.0)
     assert queue.on_idle("a", 1.0) == []
-    assert queue.deadline == 1.0 + DROPPED_GRACE_SECONDS
-    assert statuses(queue.expire(1.0 + DROPPED_GRACE_SECONDS)) == [("a", "interrupted")]
+    ask(queue, 1.0 + ASK_SECONDS, "q")
+    assert statuses(queue.on_answer("q", 4.0)) == [("a", "interrupted")]
 
 
 def test_a_kernel_without_execute_input_starts_at_its_reply_and_then_at_busy() -> None:
@@ -185,6 +289,10 @@ def test_the_newest_and_the_young_are_kept() -> None:
     assert queue.find("5") is not None
 
 
+MESSAGES = ("input", "busy", "activity", "ok", "error", "aborted", "idle", "cancel", "not taken", "iopub")
+ANSWERS = ("answer", "answer idle")
+
+
 class AnyHistory(RuleBasedStateMachine):
     """Random histories, with messages for any execution at any moment."""
 
@@ -218,9 +326,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.queue.take_next()
 
     @precondition(lambda self: self.accepted)
-    @rule(
-        data=st.data(), what=st.sampled_from(["input", "busy", "activity", "ok", "error", "aborted", "idle", "cancel"])
-    )
+    @rule(data=st.data(), what=st.sampled_from(MESSAGES + ANSWERS))
     def message(self, data: st.DataObject, what: str) -> None:
         current = self.queue.in_flight
         names = [current.execution_id] * 3 if current is not None else []
@@ -237,14 +343,33 @@ class AnyHistory(RuleBasedStateMachine):
                 self.note(queue.on_idle(name, self.now))
             case "cancel":
                 self.note(queue.cancel(name, self.now))
+            case "not taken":
+                queue.not_taken(name)
+            case "iopub":
+                queue.on_iopub(name, self.now)
+            case "answer":
+                self.note(queue.on_answer(f"behind {name}", self.now))
+            case "answer idle":
+                self.note(queue.on_answer_idle(f"behind {name}", self.now))
             case _:
                 self.note(queue.on_reply(name, what, None, self.now))
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 20.0, 700.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
+        self.ask()
         self.note(self.queue.expire(self.now))
         self.queue.forget(self.now)
+
+    @rule()
+    def reconnect(self) -> None:
+        self.queue.reconnected(self.now)
+        self.ask()
+
+    def ask(self) -> None:
+        execution = self.queue.to_ask(self.now)
+        if execution is not None:
+            execution.question = f"behind {execution.execution_id}"
 
     @rule()
     def interrupt(self) -> None:

@@ -3,7 +3,9 @@
 from itertools import count
 from typing import Any
 
-from daemon.core.runtime import Runtime, SendExecute, SendInput
+from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS, LOST_SECONDS
+from daemon.core.prompt import MAX_PROMPT_CHARS
+from daemon.core.runtime import Runtime, SendExecute, SendInput, SendQuestion
 from kernel_bridge.core import messages as k
 from sync.core.mutations import (
     KERNEL_LOG,
@@ -53,7 +55,8 @@ class Machine:
         self, content: k.Content, parent: str, parent_type: str = "execute_request", session: str = SESSION
     ) -> None:
         header = k.Header(msg_id=parent, msg_type=parent_type, session=session)
-        message = k.KernelMessage(channel="iopub", header=k.Header(), parent=header, metadata={}, content=content)
+        channel: k.Channel = "shell" if isinstance(content, k.ExecuteReply) else "iopub"
+        message = k.KernelMessage(channel=channel, header=k.Header(), parent=header, metadata={}, content=content)
         self.runtime.receive([message])
 
     def begin(self, name: str) -> None:
@@ -268,11 +271,116 @@ def test_a_lost_idle_is_said_with_the_end() -> None:
     machine.begin("a")
     machine.say(k.ExecuteReply(status="ok", execution_count=1), "x-a")
     machine.drain()
-    machine.now = 5.0
+    machine.now = ASK_SECONDS
+    machine.runtime.expire()
+    machine.now = ASK_SECONDS + LOST_SECONDS
     machine.runtime.expire()
 
-    [done] = [n for n in machine.drain().notices if isinstance(n, PendingEvent) and n.method == "execution_done"]
-    assert done.params["idle_missing"] is True
+    [params] = done(machine.drain())
+    assert params["idle_missing"] is True
+
+
+def asked(machine: Machine) -> list[str]:
+    """The questions that are to be sent."""
+    return [effect.msg_id for effect in machine.runtime.take_effects() if isinstance(effect, SendQuestion)]
+
+
+def done(batch: Batch) -> list[dict[str, Any]]:
+    found = [n for n in batch.notices if isinstance(n, PendingEvent) and n.method == "execution_done"]
+    return [dict(notice.params) for notice in found]
+
+
+def test_a_new_connection_asks_whether_what_runs_is_over() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.runtime.take_effects()
+    machine.runtime.reconnected()
+    [first] = asked(machine)
+    machine.runtime.reconnected()  # iopub, then shell
+    [second] = asked(machine)
+    assert first != second
+
+    machine.say(k.ExecuteReply(status="ok"), first)  # of the connection before: what it says is not of this one
+    machine.say(k.Status(execution_state="idle"), first)
+    assert machine.runtime.deadline is None
+    machine.say(k.ExecuteReply(status="ok"), second)
+    assert done(machine.drain()) == []
+    machine.say(k.Status(execution_state="idle"), second)
+    [params] = done(machine.drain())
+    assert (params["status"], params["reply_missing"], "idle_missing" in params) == ("error", True, False)
+
+
+def test_a_new_connection_while_nothing_runs_asks_nothing() -> None:
+    machine = Machine("a").ready()
+    machine.runtime.reconnected()
+    assert asked(machine) == []
+
+
+def test_what_goes_on_after_a_new_connection_ends_as_it_would_have() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.runtime.reconnected()
+    [question] = asked(machine)
+    machine.finish("a")
+    machine.say(k.ExecuteReply(status="ok"), question)
+    [params] = done(machine.drain())
+    assert (params["status"], "reply_missing" in params) == ("done", False)
+    assert machine.runtime.deadline is None
+
+
+def test_an_interrupt_that_changes_nothing_asks_whether_what_it_met_is_over() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    assert machine.runtime.interrupt() == "x-a"
+    assert asked(machine) == []
+    machine.now = ASK_AFTER_INTERRUPT_SECONDS
+    machine.runtime.expire()
+    [question] = asked(machine)
+    assert machine.runtime.interrupt() == "x-a"  # no second one
+    assert machine.runtime.deadline is None
+    machine.now = 100.0
+    machine.say(k.ExecuteReply(status="ok"), question)
+    machine.say(k.Status(execution_state="idle"), question)
+    assert [params["status"] for params in done(machine.drain())] == ["interrupted"]
+
+
+def test_what_the_kernel_has_no_room_for_is_sent_when_it_speaks_again() -> None:
+    machine = Machine("a", "b").ready()
+    machine.submit("a", "b")
+    [sent] = machine.runtime.take_effects()
+    assert isinstance(sent, SendExecute)
+    machine.runtime.not_taken(sent)
+    assert machine.runtime.take_effects() == []
+    assert done(machine.drain()) == []
+    machine.say(k.Status(execution_state="idle"), "other", "comm_msg")
+    assert machine.runtime.take_effects() == [sent]
+    machine.begin("a")
+    machine.finish("a")
+    assert [params["status"] for params in done(machine.drain())] == ["done"]
+
+
+def test_a_prompt_is_no_longer_than_a_person_reads() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.drain()
+    machine.say(k.InputRequest(prompt="?" * 1_000_000), "x-a")
+    [kernel] = of_type(machine.drain(), SetKernel)
+    assert kernel.input_request["prompt"] == "?" * MAX_PROMPT_CHARS + "…"
+
+
+def test_a_thread_prints_where_the_latest_that_began_prints() -> None:
+    machine = Machine("a", "b").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.finish("a")
+    machine.submit("b")  # sent, and not begun
+    machine.drain()
+    machine.say(k.Stream(text="of a thread of a"), "completion", "complete_request")
+    assert appended(machine.drain()) == [Target("cell", "a")]
 
 
 def test_whoever_waits_for_the_kernel_to_be_at_something_hears_of_all_that_it_begins() -> None:

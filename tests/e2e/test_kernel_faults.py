@@ -13,21 +13,24 @@ import pytest
 import trio
 
 from daemon import kernel_life
+from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS
 from daemon.core.runtime import Runtime
 from daemon.kernel_life import KernelSupervisor, KernelUnavailable
 from daemon.room import new_id, timestamp
 from sync.writer import PendingEvent
-from tests.fakes.scripted_kernel import ARGV
+from tests.fakes.scripted_kernel import ARGV, WIRED_ARGV
 from tests.fakes.served_daemon import ServedDaemon
 from tests.fakes.thin_peer import ThinPeer, open_thin_peer
 
 SCRIPTED = "scripted"
+WIRED = "wired"
 HONEST = "begin(); stdout('honest'); end()"
 
 
 @pytest.fixture(scope="module")
 def scripted(daemon: ServedDaemon) -> ServedDaemon:
     daemon.add_kernelspec(SCRIPTED, ARGV)
+    daemon.add_kernelspec(WIRED, WIRED_ARGV)
     return daemon
 
 
@@ -178,6 +181,122 @@ async def test_an_end_that_the_kernel_does_not_say_is_said_for_it(scripted: Serv
         ended, text, params = await play(peer, "begin(); stdout('x'); idle()")
         assert (ended, text, "idle_missing" in params) == ("error", "x", False)
         assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+# --- Connections that break: what the kernel says in between is lost, and it does not know.
+
+BREAKS = {
+    "reply_lost": ("begin(); stdout('x'); flush(); hang_up('shell'); end(); listen('shell')", "x"),
+    "idle_lost": ("begin(); stdout('x'); flush(); hang_up('iopub'); end(); listen('iopub')", "x"),
+    "both_lost": (
+        "begin(); stdout('x'); flush(); hang_up('shell', 'iopub'); end(); flush(); listen('iopub', 'shell')",
+        "x",
+    ),
+    "both_lost_the_other_way": (
+        "begin(); stdout('x'); flush(); hang_up('shell', 'iopub'); end(); flush(); listen('shell', 'iopub')",
+        "x",
+    ),
+    "all_of_it_lost": ("hang_up('shell', 'iopub'); begin(); stdout('x'); end(); flush(); listen('shell', 'iopub')", ""),
+    "none_of_it_lost": (
+        "begin(); stdout('x'); flush(); hang_up('shell', 'iopub'); flush(); listen('shell', 'iopub')\n"
+        "time.sleep(3); stdout('y'); end()",
+        "xy",
+    ),
+}
+BROKEN = {
+    "reply_lost": ("error", ["reply_missing"]),
+    "idle_lost": ("done", ["idle_missing"]),
+    "none_of_it_lost": ("done", []),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_what_is_lost_with_a_broken_connection_ends_all_the_same(scripted: ServedDaemon, name: str) -> None:
+    async with peer_of(scripted, WIRED) as peer:
+        script, shown_text = BREAKS[name]
+        status, text, params = await play(peer, script)
+        marks = [mark for mark in ("idle_missing", "reply_missing") if mark in params]
+        assert (status, marks) == BROKEN.get(name, ("error", ["reply_missing"]))
+        assert text == shown_text
+        assert "broke and was made again" in await log_of(peer)
+        assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_a_kernel_that_becomes_another_program_ends_what_ran(daemon: ServedDaemon) -> None:
+    """The process is the same, and listens at the same addresses; of what it was told it knows nothing any more."""
+    async with peer_of(daemon, "python3") as peer:
+        source = "import os, sys\nos.execv(sys.executable, [sys.executable, '-m', 'ipykernel_launcher', *sys.argv[1:]])"
+        running = await peer.execute(peer.add_cell(source))
+        queued = await peer.execute(peer.add_cell("'source' in globals()"))
+        event = await peer.event("execution_done", execution_id=running)
+        assert (event.params["status"], event.params["reply_missing"]) == ("error", True)
+        assert await peer.done(queued) == "done"
+
+
+# --- A kernel that drops what it was sent: no reply, no idle, and it is free.
+
+
+async def test_what_the_kernel_dropped_ends_by_an_interrupt(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        dropped = await peer.execute(peer.add_cell("begin(); stdout('in')"))
+        await peer.event("execution_started", execution_id=dropped)
+        queued = await peer.execute(peer.add_cell(HONEST))
+        await peer.settle()
+        # It is to be seen, and the queue behind it.
+        assert (peer.status(dropped), peer.status(queued)) == ("running", "queued")
+        assert peer.read("kernel", "status") == "busy"
+        assert (await peer.request("interrupt"))["execution_id"] == dropped
+        assert await peer.done(dropped) == "interrupted"
+        assert await peer.done(queued) == "done"
+
+
+async def test_what_ends_long_after_an_interrupt_ends_as_it_says(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        seconds = ASK_AFTER_INTERRUPT_SECONDS + ASK_SECONDS
+        cell_id = peer.add_cell(
+            "signal.signal(signal.SIGINT, signal.SIG_IGN); begin(); stdout('in, ')\n"
+            f"time.sleep({seconds}); stdout('out'); end()"
+        )
+        execution_id = await peer.execute(cell_id)
+        await peer.event("execution_started", execution_id=execution_id)
+        await peer.request("interrupt")
+        event = await peer.event("execution_done", execution_id=execution_id)
+        assert (event.params["status"], "reply_missing" in event.params) == ("done", False)
+        assert shown(await peer.outputs(cell_id)) == "in, out"
+
+
+async def test_the_end_waits_for_outputs_that_are_still_on_their_way(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        script = "begin(); reply()\nfor n in range(35): stdout(f'{n} '); time.sleep(0.1)\nidle()"
+        status, text, params = await play(peer, script)
+        assert (status, text, "idle_missing" in params) == ("done", "".join(f"{n} " for n in range(35)), False)
+
+
+# --- A kernel that reads nothing.
+
+
+async def test_what_a_full_queue_has_no_room_for_is_refused_or_waits(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        opened = "begin(); say('comm_open', {'comm_id': 'c', 'target_name': 't', 'data': {}}); end()"
+        assert (await play(peer, opened))[0] == "done"
+        # It reads on when the file is there, and is done with the cell before: nothing is in flight.
+        gate = scripted.root / "gate"
+        os.mkfifo(gate)
+        assert await peer.run(peer.add_cell(f"begin(); end(); open({str(gate)!r}).read()")) == "done"
+        refusals: list[str] = []
+        while not refusals:  # some 2 000 messages, and what fits into the buffers of TCP
+            asked = [peer.ask("comm_custom", comm_id="c", content={"x": "y" * 100_000}) for _ in range(20)]
+            for one in asked:
+                await one.arrived.wait()
+            refusals = [one.response["error"]["data"]["reason"] for one in asked if "error" in one.response]
+        assert set(refusals) == {"busy"}
+        assert (await peer.refusal("complete", code="a", cursor_pos=1)).reason == "busy"
+        waits = await peer.execute(peer.add_cell(HONEST))
+        await peer.settle()
+        assert peer.status(waits) == "queued"
+        assert "reads nothing" in await log_of(peer)
+        await trio.to_thread.run_sync(gate.write_text, "")
+        assert await peer.done(waits) == "done"
 
 
 async def test_a_kernel_that_signs_with_another_key_is_ended_and_peers_hear_why(scripted: ServedDaemon) -> None:

@@ -97,6 +97,18 @@ async def test_the_kernel_is_launched_restarted_replaced_and_shut_down(daemon: S
         assert not peer.heard("kernel_error")
 
 
+async def test_a_kernel_that_runs_is_not_ended_for_one_that_there_is_not(daemon: ServedDaemon, opened: Opened) -> None:
+    async with joined(daemon, opened) as peer:
+        assert await printed(peer, "kept = 'kept'; print(kept)") == "kept\n"
+        refused = await peer.refusal("launch_kernel", kernel_name="pyhton3")
+        assert (refused.reason, "'pyhton3'" in str(refused)) == ("kernel_failed", True)
+        assert (await peer.refusal("launch_kernel", kernel_name="x" * 1_000_000)).reason == "kernel_failed"
+        # Names are folded, as Jupyter does: this is the one that runs.
+        assert (await peer.request("launch_kernel", kernel_name="Python3"))["name"] == "python3"
+        assert await printed(peer, "print(kept)") == "kept\n"
+        assert peer.heard("kernel_error") == []
+
+
 async def test_what_cannot_be_executed_is_refused(daemon: ServedDaemon, opened: Opened) -> None:
     async with joined(daemon, opened) as peer:
         code, text = peer.add_cell("1"), peer.add_cell("text", cell_type="markdown")

@@ -1,8 +1,8 @@
-"""A kernel that says what a cell tells it to, right or wrong: `python scripted_kernel.py CONNECTION_FILE`.
+"""A kernel that says what a cell tells it to, right or wrong: `python scripted_kernel.py CONNECTION_FILE [--wired]`.
 
 A cell's source is Python that runs with the words of `Script` in its namespace, and nothing is said by itself: no busy,
-no reply, no idle. So a cell can be a kernel that breaks any rule. All else (kernel_info, shutdown, the heartbeat) is in
-order. Messages are made by jupyter_client's Session, or byte by byte.
+no reply, no idle. So a cell can be a kernel that breaks any rule. All else (kernel_info, shutdown, the heartbeat, an
+execution that is silent) is in order. Messages are made by jupyter_client's Session, or byte by byte.
 """
 
 import json
@@ -18,8 +18,13 @@ from typing import Any
 import zmq
 from jupyter_client.session import Session, new_id, utcnow
 
+# Run as a program, this file does not know where the repository is.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.fakes.kernel_wires import KernelWire
+
 SCRIPT = Path(__file__)
 ARGV = [sys.executable, str(SCRIPT), "{connection_file}"]
+WIRED_ARGV = [*ARGV, "--wired"]
 INFO = {
     "status": "ok",
     "protocol_version": "5.4",
@@ -107,8 +112,9 @@ class Script:
 
     def send_frames(self, channel: str, frames: list[bytes]) -> None:
         """Any frames at all."""
-        prefix = [b"topic"] if channel == "iopub" else self.identities
-        self.kernel.sockets[channel].send_multipart([*prefix, *frames])
+        socket = self.kernel.sockets[channel]
+        socket.poll(0)  # a ROUTER that only sends takes no notice of a peer that came back
+        socket.send_multipart([*([b"topic"] if channel == "iopub" else self.identities), *frames])
 
     def ask(self, prompt: str) -> str:
         """input(): asks and waits for the answer."""
@@ -116,6 +122,20 @@ class Script:
         self.answer("input_request", content, channel="stdin")
         _, message = self.kernel.session.recv(self.kernel.sockets["stdin"], mode=0)
         return str(message["content"]["value"])
+
+    def hang_up(self, *channels: str) -> None:
+        """Breaks the connections of these channels: until `listen`, what is said on them is lost. For `--wired`."""
+        for channel in channels:
+            self.kernel.wires[channel].cut()
+
+    def listen(self, *channels: str) -> None:
+        """Takes connections again."""
+        for channel in channels:
+            self.kernel.wires[channel].mend()
+
+    def say_of(self, request_type: str, content: Any) -> None:
+        """From now on this is the kernel's answer to requests of this type."""
+        self.kernel.answers[request_type] = content
 
     def flush(self) -> None:
         """Returns when libzmq has had time to hand on what was said; what it holds when the process dies is lost."""
@@ -125,18 +145,26 @@ class Script:
 class ScriptedKernel:
     """The sockets, and a loop that takes one request after the other."""
 
-    def __init__(self, connection: Mapping[str, Any]) -> None:
+    def __init__(self, connection: Mapping[str, Any], *, wired: bool) -> None:
         self.count = 0
         self.session = Session(key=connection["key"].encode(), signature_scheme=connection["signature_scheme"])
         self.ended = False
         context = zmq.Context()
         kinds = {"iopub": zmq.PUB, "shell": zmq.ROUTER, "control": zmq.ROUTER, "stdin": zmq.ROUTER, "hb": zmq.ROUTER}
         self.sockets: dict[str, zmq.Socket[bytes]] = {}
+        self.wires: dict[str, KernelWire] = {}
+        self.answers: dict[str, Any] = {"kernel_info_request": INFO}
         for name, kind in kinds.items():
             socket = self.sockets[name] = context.socket(kind)
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.LINGER, 0)
-            socket.bind(f"tcp://{connection['ip']}:{connection[f'{name}_port']}")
+            if kind == zmq.ROUTER:
+                socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # as ipykernel does: a peer that comes back is the same one
+            port = connection[f"{name}_port"]
+            if wired:
+                self.wires[name] = KernelWire(port, socket.bind_to_random_port(f"tcp://{connection['ip']}"))
+            else:
+                socket.bind(f"tcp://{connection['ip']}:{port}")
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
@@ -161,14 +189,20 @@ class ScriptedKernel:
             return
         script = Script(self, identities, request)
         msg_type = request["header"]["msg_type"]
-        if msg_type == "execute_request":
+        if msg_type == "execute_request" and request["content"]["silent"]:
+            script.busy()
+            script.end()
+        elif msg_type == "execute_request":
             try:
                 exec(request["content"]["code"], script.words())
             except KeyboardInterrupt:
                 script.end("error")
-        elif msg_type == "kernel_info_request":
+        elif msg_type in self.answers:
             script.busy()
-            script.answer("kernel_info_reply", INFO)
+            script.answer(msg_type.replace("_request", "_reply"), self.answers[msg_type])
+            script.idle()
+        elif msg_type.startswith("comm_"):
+            script.busy()
             script.idle()
         elif msg_type == "shutdown_request":
             script.answer("shutdown_reply", {"status": "ok", "restart": False}, channel=channel)
@@ -177,4 +211,4 @@ class ScriptedKernel:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    ScriptedKernel(json.loads(Path(sys.argv[1]).read_text())).run()
+    ScriptedKernel(json.loads(Path(sys.argv[1]).read_text()), wired=sys.argv[2:] == ["--wired"]).run()
