@@ -24,6 +24,7 @@ import trio
 
 from daemon.config import Config
 from daemon.core.access import Access, AccessPolicy
+from daemon.descriptors import raise_limit
 from daemon.front import open_front_listeners, serve_front
 from daemon.http_app import build_app
 from daemon.hub import DRAIN_SECONDS, Hub
@@ -48,6 +49,7 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
     Raises:
         OSError: the port can't be had.
     """
+    raise_limit()
     token = config.token or state.kept_token
     # Paths of ipc sockets must fit into 107 bytes, so the state directory may be too deep for them.
     runtime_dir = Path(tempfile.mkdtemp(prefix="notebookd-"))

@@ -30,7 +30,14 @@ from kernel_bridge.core.trace import TraceEntry, received_entry
 from kernel_bridge.core.wire import MessageDecoder, MessageEncoder, Rejected, Signer
 from kernel_bridge.kernel import Kernel, KernelGone, KernelUnread
 from kernel_bridge.kernelspecs import KernelSpec
-from kernel_bridge.launcher import PIPES_SECONDS, REAP_SECONDS, ConnectionDirectory, KernelLaunchFailed, KernelProcess
+from kernel_bridge.launcher import (
+    PIPES_SECONDS,
+    REAP_SECONDS,
+    ConnectionDirectory,
+    KernelLaunchFailed,
+    KernelProcess,
+    check_descriptors,
+)
 from kernel_bridge.zmq_socket import ZmqContext, ZmqSocket, connection_event
 
 # Another program may take a port between our looking and the kernel's bind; three times in a row it is something else.
@@ -176,6 +183,7 @@ class _Bridge:
     ) -> KernelExit:
         async with await KernelProcess.start(self._spec, self._directory.file, cwd, env) as process:
             self._process = process
+            check_descriptors()
             context = ZmqContext()
             try:
                 await self._serve(context, ready_timeout, task_status)

@@ -27,6 +27,9 @@ STDERR_TAIL: Final = 64 * 1024
 REAP_SECONDS: Final = 5.0
 # A kernel whose process group was killed has closed its pipes, unless somebody outside of the group inherited them.
 PIPES_SECONDS: Final = 0.5
+# That must be free before a kernel starts: it takes 20, and between the look and its last socket others may open files. When
+# libzmq finds none for itself it ends the whole process, and every other kernel and notebook with it (measured).
+FREE_DESCRIPTORS: Final = 64
 _PIPE_CHUNK: Final = 64 * 1024
 
 
@@ -44,6 +47,22 @@ class KernelLaunchFailed(Exception):
         self.message = message
         self.stderr = stderr
         self.timed_out = timed_out
+
+
+def check_descriptors() -> None:
+    """Makes sure that a kernel's sockets can be opened; takes 30 us.
+
+    Raises:
+        KernelLaunchFailed: so many files are open already that they can't.
+    """
+    with ExitStack() as opened:
+        try:
+            first = os.open(os.devnull, os.O_RDONLY)
+            opened.callback(os.close, first)
+            for _ in range(FREE_DESCRIPTORS - 1):
+                opened.callback(os.close, os.dup(first))
+        except OSError as error:
+            raise KernelLaunchFailed(f"there is no room for another kernel: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from daemon.core.outputs import OutputReducer
 from daemon.core.parents import Parents
 from daemon.core.pending import PendingBatch
 from daemon.core.prompt import Prompt
+from daemon.core.readable import is_readable
 from daemon.core.saved_widgets import LoadedComm, view_of
 from daemon.core.widgets import Widgets
 from kernel_bridge.core import messages as k
@@ -435,6 +436,11 @@ class Runtime(PendingBatch):
 
     def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
         """An event for each custom message of the kernel; they are never coalesced."""
+        if not is_readable(content):
+            self.widgets.trouble(
+                comm_id, f"a custom message of {comm_id[:64]} has too many parts or levels; it was dropped"
+            )
+            return
         self._custom_waiting += _CUSTOM_BYTES + value_size(content) + sum(map(len, buffers))
         if self._custom_waiting > MAX_CUSTOM_WAITING:
             self.widgets.trouble(comm_id, "custom messages come faster than peers can be told; some were dropped")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 import trio
 
+from daemon.core.readable import is_readable
 from daemon.kernel_life import KernelUnavailable, Pending
 from daemon.requests.methods import Call, Later, Methods, NoParams, Result
 from kernel_bridge import KernelGone, KernelUnread
@@ -15,6 +16,9 @@ from sync.core.jsonrpc import RequestError
 # Completions took 15 s once under load (measured), but a person has typed on after 10.
 REPLY_SECONDS = 10.0
 MAX_HISTORY = 1_000
+
+# What every result has by us; a kernel that uses the same words does not speak of our documents.
+_OURS = frozenset({"runtime", "heads", "notebook_heads"})
 
 METHODS = Methods()
 
@@ -149,4 +153,7 @@ async def _ask(call: Call, msg_type: str, content: dict[str, Any]) -> Result:
         raise RequestError.no_kernel() from error
     except KernelUnread as error:
         raise RequestError.busy(str(error)) from error
-    return Result(reply.content.raw if isinstance(reply.content, Reply) else {})
+    said = reply.content.raw if isinstance(reply.content, Reply) else {}
+    if not is_readable(said):
+        raise RequestError.too_large("the kernel's answer has too many parts or levels")
+    return Result({name: value for name, value in said.items() if name not in _OURS})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -11,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import trio
 
+from daemon.descriptors import WANTED
 from tests.fakes.daemon_process import DaemonProcess, running_daemon
 from tests.fakes.tcp_proxy import wire_to
 
@@ -247,6 +250,16 @@ async def test_whoever_reads_may_stop_reading(tmp_path: Path) -> None:
 
         assert await process.wait() == 1
         assert await process.stderr.receive_some() == b""
+
+
+async def test_the_daemon_may_open_as_many_files_as_the_system_gives(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with running_daemon(tmp_path) as daemon:
+            assert psutil.Process(daemon.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (min(WANTED, hard), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_ctrl_c_ends_the_daemon_with_0(tmp_path: Path) -> None:

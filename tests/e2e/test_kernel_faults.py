@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS
 from daemon.core.runtime import Runtime
 from daemon.kernel_life import KernelSupervisor, KernelUnavailable
 from daemon.room import new_id, timestamp
+from kernel_bridge.launcher import FREE_DESCRIPTORS
 from sync.writer import PendingEvent
 from tests.fakes.scripted_kernel import ARGV, WIRED_ARGV
 from tests.fakes.served_daemon import ServedDaemon
-from tests.fakes.thin_peer import ThinPeer, open_thin_peer
+from tests.fakes.thin_peer import RequestFailed, ThinPeer, open_thin_peer
 
 SCRIPTED = "scripted"
 WIRED = "wired"
@@ -327,6 +328,70 @@ async def test_a_hang_with_a_beating_heart_ends_by_a_restart_and_holds_up_nobody
         await peer.request("restart_kernel")
         assert (await peer.done(hung), await peer.done(queued)) == ("interrupted", "cancelled")
         assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+# --- What a kernel says that goes to peers as it is.
+
+ANSWERS = {
+    "too_long": "{'matches': ['m' * 1000] * 20_000}",
+    "too_many": "{'matches': ['m'] * 1_000_000}",
+    "too_deep": "b'{\"matches\": ' + b'[' * 900 + b']' * 900 + b'}'",
+    "too_great": "{'matches': [2**600]}",
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_an_answer_that_no_peer_takes_is_refused_and_costs_nobody_a_connection(
+    scripted: ServedDaemon, name: str
+) -> None:
+    async with peer_of(scripted) as peer:
+        assert (await play(peer, f"say_of('complete_request', {ANSWERS[name]}); begin(); end()"))[0] == "done"
+        assert (await peer.refusal("complete", code="a", cursor_pos=1)).reason == "too_large"
+        forged = "{'matches': ['m'], 'heads': ['0' * 64], 'runtime': 'another', 'notebook_heads': ['0' * 64]}"
+        assert (await play(peer, f"say_of('complete_request', {forged}); begin(); end()"))[0] == "done"
+        result = await peer.request("complete", code="a", cursor_pos=1)
+        assert (result["matches"], result["runtime"]) == (["m"], peer.runtime.document_id)
+        assert "notebook_heads" not in result
+
+
+async def test_a_custom_message_that_no_peer_takes_is_dropped_with_a_line(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        script = "begin()\nfor comm in 'abcd': say('comm_open', {'comm_id': comm, 'target_name': 't', 'data': {}})\n"
+        for comm, answer in zip("abcd", ANSWERS.values(), strict=True):
+            script += f"said = {answer}; data = said if isinstance(said, bytes) else json.dumps(said).encode()\n"
+            script += f"say('comm_msg', b'{{\"comm_id\": \"{comm}\", \"data\": ' + data + b'}}')\n"
+        script += "say('comm_msg', {'comm_id': 'a', 'data': {'last': 1}}); end()"
+        assert (await play(peer, script))[0] == "done"
+        assert [event.params["content"] for event in peer.heard("comm_custom")] == [{"last": 1}]
+        log = await log_of(peer)
+        assert [comm for comm in "abcd" if f"a custom message of {comm} " in log] == ["b", "c", "d"]
+
+
+async def test_kernels_for_which_no_files_can_be_opened_are_refused_and_the_others_live(scripted: ServedDaemon) -> None:
+    process = psutil.Process(scripted.pid)
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    async with peer_of(scripted) as first, AsyncExitStack() as others:
+        used = process.num_fds()
+        process.rlimit(psutil.RLIMIT_NOFILE, (used + FREE_DESCRIPTORS + 70, before[1]))
+        try:
+            refused = None
+            while refused is None:
+                opened = await others.enter_async_context(scripted.opened(kernel_name=SCRIPTED))
+                peer = await others.enter_async_context(open_thin_peer(scripted, opened))
+                try:
+                    await peer.request("launch_kernel")
+                except RequestFailed as failed:
+                    refused = failed
+            assert (refused.reason, "no room for another kernel" in str(refused)) == ("kernel_failed", True)
+            # It is told in the notebook, and the others' kernels go on.
+            await peer.settle()
+            assert "no room" in peer.read("kernel", "error", "message")
+            assert (await play(first, HONEST))[:2] == ("done", "honest")
+            await first.request("shutdown_kernel")
+            await peer.request("launch_kernel")
+            assert (await play(peer, HONEST))[:2] == ("done", "honest")
+        finally:
+            process.rlimit(psutil.RLIMIT_NOFILE, before)
 
 
 # --- Deaths.
