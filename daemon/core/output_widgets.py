@@ -69,6 +69,7 @@ class OutputWidgets:
         self._new_id = new_id
         self._widgets: dict[str, _OutputWidget] = {}
         self._due: dict[str, None] = {}  # widgets whose list may differ from what the kernel has
+        self._displays_due = False  # all widgets with displays are in `_due`
         self._sent: dict[str, str] = {}  # unanswered send-backs: which widget's
         self._echoes = False
 
@@ -110,10 +111,13 @@ class OutputWidgets:
         widget = self._widgets.get(target.id) if target.kind == "comm" else None
         if widget is not None:
             widget.has_displays = True
+            self._displays_due = False
 
     def displays_updated(self) -> None:
         """Displays changed somewhere, maybe in captures."""
-        self._due.update((comm_id, None) for comm_id, widget in self._widgets.items() if widget.has_displays)
+        if not self._displays_due:  # thousands of updates may come for thousands of widgets
+            self._displays_due = True
+            self._due.update((comm_id, None) for comm_id, widget in self._widgets.items() if widget.has_displays)
 
     def echo_seen(self) -> None:
         """This kernel echoes: what it says before the echo of a send-back, it said without knowing of it."""
@@ -214,6 +218,7 @@ class OutputWidgets:
         if comm_id not in self._due or (widget.sent and not behind):
             return
         del self._due[comm_id]
+        self._displays_due = False
         shown = self._outputs.outputs(Target("comm", comm_id))
         outputs = [_for_notebook(output) for output in shown]
         last = next(reversed(widget.sent.values())) if widget.sent else widget.base

@@ -8,6 +8,7 @@ progress bar costs what is to be seen when the writer looks, not what was sent.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from daemon.core.displays import Displays, DisplayUpdate
 from daemon.core.output_list import (
     Entry,
     OutputLimits,
@@ -35,20 +36,19 @@ class OutputReducer:
         self._limits = limits or OutputLimits()
         self._lists: dict[Target, OutputList] = {}
         self._dirty: dict[Target, OutputList] = {}
-        # display id -> the outputs that show it. An output has at most one, so this is bounded by the lists.
-        self._displays: dict[str, dict[str, tuple[OutputList, WholeEntry]]] = {}
+        self._displays = Displays()
         self._waiting = 0
         self._captured = 0
 
     @property
     def has_pending(self) -> bool:
         """Whether `drain` may have something."""
-        return bool(self._dirty)
+        return bool(self._dirty) or self._displays.has_updates
 
     @property
     def pending_bytes(self) -> int:
         """About how much of what kernels sent waits for `drain` (text in characters)."""
-        return self._waiting
+        return self._waiting + self._displays.waiting
 
     def stream(self, target: Target, name: str, text: str) -> None:
         """Text of stdout or stderr; it joins the target's last output if that is a stream of this name."""
@@ -80,11 +80,11 @@ class OutputReducer:
         display_id = display_id or None
         output = DisplayOutput(self._new_id(), kind, data, metadata, display_id, execution_count)
         size = value_size(data) + value_size(metadata)
-        if size > self._limits.display or self._waiting >= self._limits.waiting:
+        if size > self._limits.display or self.pending_bytes >= self._limits.waiting:
             output, size = _left_out(output, size)
         entry = WholeEntry(output, size, display_id)
         if self._append(outputs, entry, size) and display_id is not None:
-            self._displays.setdefault(display_id, {})[entry.output_id] = outputs, entry
+            self._displays.show(display_id, outputs, entry)
 
     def left_out(self, target: Target, size: int) -> None:
         """An output of so many bytes that it was not even read: a line in its place."""
@@ -96,7 +96,7 @@ class OutputReducer:
         """An exception."""
         outputs = self._next_output(target)
         size = len(ename) + len(evalue) + sum(map(len, traceback))
-        if size > self._limits.display or self._waiting >= self._limits.waiting:
+        if size > self._limits.display or self.pending_bytes >= self._limits.waiting:
             ename, evalue = ename[:1000], evalue[:1000]  # as much as a person reads of them
             traceback = (f"[notebookd: a traceback of {size} bytes was left out]",)
             size = 0
@@ -111,28 +111,7 @@ class OutputReducer:
 
     def update_display(self, display_id: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> int:
         """update_display_data: new data for all outputs with that id, wherever they are; returns how many there are."""
-        shown = self._displays.get(display_id)
-        if not shown:
-            return 0
-        full_size = value_size(data) + value_size(metadata)
-        for outputs, entry in shown.values():
-            assert isinstance(entry.output, DisplayOutput)  # kept, at least without its data
-            output = DisplayOutput(
-                entry.output_id,
-                entry.output.output_type,
-                data,
-                metadata,
-                display_id,
-                entry.output.execution_count,
-            )
-            size = full_size
-            if size > self._limits.display or size - entry.size > self._room(outputs):
-                output, size = _left_out(output, size)
-            entry.output = output
-            self._grow(outputs, size - entry.size)
-            entry.size = size
-            self._touch(outputs, entry, size - entry.waiting)
-        return len(shown)
+        return self._displays.update(DisplayUpdate(display_id, data, metadata, value_size(data) + value_size(metadata)))
 
     def end(self, target: Target) -> None:
         """The execution that wrote here is over. Outputs that come late still come out right."""
@@ -181,17 +160,38 @@ class OutputReducer:
         """
         if target.kind != "comm":
             raise ValueError(f"the outputs of {target} are not in memory")
+        self._update_displays()
         outputs = self._lists.get(target)
         return [] if outputs is None else outputs.plain()
 
     def drain(self) -> list[Mutation]:
         """What the document is to be told so that it shows what is to be seen now."""
+        self._update_displays()
         mutations: list[Mutation] = []
         for outputs in self._dirty.values():
             mutations += outputs.drain(self._limits)
         self._dirty.clear()
         self._waiting = 0
         return mutations
+
+    def _update_displays(self) -> None:
+        for update, (outputs, entry) in self._displays.take():
+            assert isinstance(entry.output, DisplayOutput)  # kept, at least without its data
+            output = DisplayOutput(
+                entry.output_id,
+                entry.output.output_type,
+                update.data,
+                update.metadata,
+                update.display_id,
+                entry.output.execution_count,
+            )
+            size = update.size
+            if size > self._limits.display or size - entry.size > self._room(outputs):
+                output, size = _left_out(output, size)
+            entry.output = output
+            self._grow(outputs, size - entry.size)
+            entry.size = size
+            self._touch(outputs, entry, size - entry.waiting)
 
     def _list(self, target: Target) -> OutputList:
         outputs = self._lists.get(target)
@@ -243,7 +243,7 @@ class OutputReducer:
         limits = self._limits
         before = entry.size
         room = min((limits.kept if outputs.captured else limits.stream) - before, self._room(outputs))
-        entry.write(text, room, overloaded=self._waiting >= limits.waiting)
+        entry.write(text, room, overloaded=self.pending_bytes >= limits.waiting)
         grown = entry.size - before
         self._grow(outputs, grown)
         self._touch(outputs, entry, max(grown, -entry.waiting))
@@ -294,10 +294,7 @@ class OutputReducer:
         self._waiting -= entry.waiting
         entry.waiting = 0
         if isinstance(entry, WholeEntry) and entry.display_id is not None:
-            shown = self._displays[entry.display_id]
-            del shown[entry.output_id]
-            if not shown:
-                del self._displays[entry.display_id]
+            self._displays.gone(entry.display_id, entry.output_id)
 
     def _discard(self, target: Target) -> None:
         outputs = self._lists.pop(target, None)

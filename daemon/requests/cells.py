@@ -90,7 +90,8 @@ async def clear_outputs(call: Call, params: ClearOutputs) -> Result | Later:
         for cell_id in params.cell_ids:
             if cell_id not in runtime.cells:
                 raise RequestError.not_found("cell")
-    cell_ids = room.code_cells() if params.cell_ids is None else params.cell_ids
+    # One that is named a thousand times would be written as often.
+    cell_ids = room.code_cells() if params.cell_ids is None else list(dict.fromkeys(params.cell_ids))
     return Result({"cell_ids": runtime.clear_outputs(cell_ids)}, cells=True)
 
 

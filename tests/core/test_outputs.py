@@ -274,6 +274,34 @@ def test_updates_between_two_drains_leave_the_last(kernel: Fixture) -> None:
     assert kernel.document.shown() == [shown_display("999", "d")]
 
 
+def test_an_update_is_for_what_is_shown_then_and_not_for_what_comes_after_it(kernel: Fixture) -> None:
+    kernel.display("1", "d")
+    assert kernel.reducer.update_display("d", text("2"), {}) == 1
+    kernel.display("3", "d")
+    kernel.display("3", "d", OTHER)
+    assert kernel.shown() == [shown_display("2", "d"), shown_display("3", "d")]
+    assert kernel.reducer.update_display("d", text("4"), {}) == 3
+    kernel.display("5", "d")
+    assert kernel.reducer.update_display("d", text("6"), {}) == 4
+    kernel.display("7", "d")
+    assert kernel.shown() == [shown_display(value, "d") for value in ("6", "6", "6", "7")]
+    assert kernel.document.shown(OTHER) == [shown_display("6", "d")]
+
+
+def test_an_update_that_waits_goes_with_the_last_place_and_is_none_of_a_later_one(kernel: Fixture) -> None:
+    kernel.display("1", "d")
+    kernel.reducer.update_display("d", text("2" * 1000), {})
+    assert kernel.reducer.pending_bytes > 1000
+    kernel.reducer.clear(CELL, wait=False)
+    assert kernel.reducer.pending_bytes == 0
+    kernel.display("3", "d")
+    kernel.reducer.update_display("d", text("4"), {})
+    kernel.display("5", "d", OTHER)
+    kernel.reducer.clear(CELL, wait=False)  # of the two places the one that the update is for
+    assert kernel.shown() == []
+    assert kernel.document.shown(OTHER) == [shown_display("5", "d")]
+
+
 def test_an_update_of_what_is_gone_or_never_was_finds_nothing(kernel: Fixture) -> None:
     kernel.display("a", "d")
     kernel.reducer.clear(CELL, wait=False)

@@ -565,6 +565,25 @@ async def test_ten_thousand_updates_of_a_display_leave_the_last(scripted: Served
         assert commits < 5_000, "updates between two commits leave the last"
 
 
+async def test_a_display_shown_and_updated_thousands_of_times_holds_up_nobody(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer, peer_of(scripted) as other:
+        script = (
+            "begin(); one = {'transient': {'display_id': 'd'}, 'metadata': {}}\n"
+            "for n in range(9_000): say('display_data', {'data': {'text/plain': '-'}, **one})\n"
+            "for n in range(3_000): say('update_display_data', {'data': {'text/plain': f'{n}'}, **one})\n"
+            "end()"
+        )
+        cell_id = peer.add_cell(script)
+        execution_id = await peer.execute(cell_id)
+        answered = 0
+        while not peer.heard("execution_done", execution_id=execution_id):
+            assert (await play(other, HONEST))[:2] == ("done", "honest")
+            answered += 1
+        assert answered > 0
+        await peer.settle()
+        assert shown(await peer.outputs(cell_id)) == "|".join(["2999"] * 9_000)
+
+
 async def test_a_hundred_thousand_comms_are_as_many_as_fit_and_a_line(scripted: ServedDaemon) -> None:
     async with peer_of(scripted) as peer:
         script = (

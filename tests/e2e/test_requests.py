@@ -109,6 +109,15 @@ async def test_a_kernel_that_runs_is_not_ended_for_one_that_there_is_not(daemon:
         assert peer.heard("kernel_error") == []
 
 
+async def test_outputs_are_cleared_once_however_often_a_cell_is_named(daemon: ServedDaemon, opened: Opened) -> None:
+    async with joined(daemon, opened) as peer:
+        cell_id = peer.add_cell("print(1)")
+        assert await peer.run(cell_id) == "done"
+        assert (await peer.request("clear_outputs", cell_ids=[cell_id] * 1_000))["cell_ids"] == [cell_id]
+        await peer.settle()
+        assert peer.manifests(cell_id) == []
+
+
 async def test_what_cannot_be_executed_is_refused(daemon: ServedDaemon, opened: Opened) -> None:
     async with joined(daemon, opened) as peer:
         code, text = peer.add_cell("1"), peer.add_cell("text", cell_type="markdown")
