@@ -379,8 +379,7 @@ class _Bridge:
                 link.broken = trio.Event()
 
     def _reconnected(self) -> None:
-        self._kernel.broken_links -= 1
-        self._kernel.reconnections += 1
+        self._kernel.reconnected()
         log.warning("the connection to the kernel was lost and made again", kernel=self._spec.name)
         if self._started:
             # The kernel's iopub queue has its limit again for a connection that is new.

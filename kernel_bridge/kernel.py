@@ -13,6 +13,7 @@ from kernel_bridge.core.correspondence import Correspondence, Purpose
 from kernel_bridge.core.messages import Header, KernelInfoReply, KernelMessage, Reply
 from kernel_bridge.core.send_queue import can_lift, lift_request, was_lifted
 from kernel_bridge.core.trace import TraceEntry
+from kernel_bridge.core.unread import Unread
 from kernel_bridge.core.wire import DecoderCounts, MessageEncoder
 from kernel_bridge.kernelspecs import KernelSpec
 from kernel_bridge.launcher import KernelProcess
@@ -31,7 +32,7 @@ class KernelGone(Exception):
 
 
 class KernelUnread(Exception):
-    """The kernel has left the last 1 000 messages of a channel unread; it may take more when it reads again."""
+    """The kernel has left the last 1 000 messages of a channel unread, or 128 MiB; it may take more when it reads again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Kernel:
         self._sent: dict[str, int] = dict.fromkeys(sockets, 0)
         self._requests = 0
         self._correspondence = Correspondence()
+        self._unread = Unread()
         self._waiters: dict[str, _Waiter] = {}
         self._lifted: bool | None = None
         self._subshell_id: str | None = None
@@ -129,7 +131,7 @@ class Kernel:
 
         Raises:
             KernelGone: the process ended.
-            KernelUnread: it left the last 1 000 messages of this channel unread.
+            KernelUnread: it left the last 1 000 messages of this channel unread, or 128 MiB.
         """
         msg_id = msg_id or self.new_msg_id()
         self._send(channel, msg_type, content, msg_id, parent=parent, metadata=metadata, buffers=buffers)
@@ -225,6 +227,7 @@ class Kernel:
 
     def accept(self, message: KernelMessage) -> bool:
         """Takes a message that is the bridge's own or that somebody waits for; returns whether it is the sink's."""
+        self._unread.seen(message.parent.msg_id)
         match self._correspondence.route(message):
             case "sink":
                 return True
@@ -242,6 +245,12 @@ class Kernel:
             case _:
                 pass
         return False
+
+    def reconnected(self) -> None:
+        """A connection that broke was made again."""
+        self.broken_links -= 1
+        self.reconnections += 1
+        self._unread.clear()
 
     def end(self) -> None:
         """The process ended: from now on every request raises KernelGone."""
@@ -292,9 +301,12 @@ class Kernel:
             subshell_id=subshell_id,
             buffers=buffers,
         )
-        if not self._sockets[channel].send(frames):
+        limited = channel == "shell" and msg_type != "execute_request"
+        if (limited and self._unread.is_full) or not self._sockets[channel].send(frames):
             raise KernelUnread(f"the kernel reads nothing from {channel}")
         self._sent[channel] += 1
+        if channel == "shell":
+            self._unread.sent(msg_id, sum(map(len, frames)))
 
     async def _exchange(
         self, channel: RequestChannel, msg_type: str, content: Mapping[str, Any], subshell_id: str | None

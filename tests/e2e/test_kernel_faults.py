@@ -17,6 +17,7 @@ from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS
 from daemon.core.runtime import Runtime
 from daemon.kernel_life import KernelSupervisor, KernelUnavailable
 from daemon.room import new_id, timestamp
+from kernel_bridge.core.unread import MAX_UNREAD_BYTES
 from kernel_bridge.launcher import FREE_DESCRIPTORS
 from sync.writer import PendingEvent
 from tests.fakes.scripted_kernel import ARGV, WIRED_ARGV
@@ -276,26 +277,29 @@ async def test_the_end_waits_for_outputs_that_are_still_on_their_way(scripted: S
 # --- A kernel that reads nothing.
 
 
-async def test_what_a_full_queue_has_no_room_for_is_refused_or_waits(scripted: ServedDaemon) -> None:
+@pytest.mark.parametrize("nbytes", [20_000, 4_000_000])  # a thousand messages, or 128 MiB
+async def test_what_a_full_queue_has_no_room_for_is_refused_or_waits(scripted: ServedDaemon, nbytes: int) -> None:
     async with peer_of(scripted) as peer:
         opened = "begin(); say('comm_open', {'comm_id': 'c', 'target_name': 't', 'data': {}}); end()"
         assert (await play(peer, opened))[0] == "done"
         # It reads on when the file is there, and is done with the cell before: nothing is in flight.
-        gate = scripted.root / "gate"
+        gate = scripted.root / f"gate{nbytes}"
         os.mkfifo(gate)
+        before = psutil.Process(scripted.pid).memory_info().rss
         assert await peer.run(peer.add_cell(f"begin(); end(); open({str(gate)!r}).read()")) == "done"
         refusals: list[str] = []
-        while not refusals:  # some 2 000 messages, and what fits into the buffers of TCP
-            asked = [peer.ask("comm_custom", comm_id="c", content={"x": "y" * 100_000}) for _ in range(20)]
+        while not refusals:  # until there are as many, beside what fits into buffers on the way
+            asked = [peer.ask("comm_custom", comm_id="c", content={"x": "y" * nbytes}) for _ in range(10)]
             for one in asked:
                 await one.arrived.wait()
             refusals = [one.response["error"]["data"]["reason"] for one in asked if "error" in one.response]
         assert set(refusals) == {"busy"}
+        assert psutil.Process(scripted.pid).memory_info().rss - before < 2 * MAX_UNREAD_BYTES
         assert (await peer.refusal("complete", code="a", cursor_pos=1)).reason == "busy"
+        assert "reads nothing" in await log_of(peer)
         waits = await peer.execute(peer.add_cell(HONEST))
         await peer.settle()
         assert peer.status(waits) == "queued"
-        assert "reads nothing" in await log_of(peer)
         await trio.to_thread.run_sync(gate.write_text, "")
         assert await peer.done(waits) == "done"
 
