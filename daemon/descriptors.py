@@ -4,7 +4,7 @@ import resource
 from contextlib import suppress
 from typing import Final
 
-# 20 for each kernel, one for each connection: 300 kernels beside all the connections that are taken. Systems give 256 or 1 024
+# 22 for each kernel, one for each connection: 300 kernels beside all the connections that are taken. Systems give 256 or 1 024
 # to a process that does not ask for more, and most would give it more; beyond 10 240, macOS refuses.
 WANTED: Final = 8_192
 

@@ -27,7 +27,7 @@ STDERR_TAIL: Final = 64 * 1024
 REAP_SECONDS: Final = 5.0
 # A kernel whose process group was killed has closed its pipes, unless somebody outside of the group inherited them.
 PIPES_SECONDS: Final = 0.5
-# That must be free before a kernel starts: it takes 20, and between the look and its last socket others may open files. When
+# That must be free before a kernel starts: it takes 22, and between the look and its last socket others may open files. When
 # libzmq finds none for itself it ends the whole process, and every other kernel and notebook with it (measured).
 FREE_DESCRIPTORS: Final = 64
 _PIPE_CHUNK: Final = 64 * 1024

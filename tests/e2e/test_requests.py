@@ -233,6 +233,16 @@ async def test_an_interrupt_right_behind_an_execution_meets_it(daemon: ServedDae
             assert await peer.done(execution_id) == "interrupted"
 
 
+async def test_an_interrupt_ends_a_cell_that_awaits(daemon: ServedDaemon, opened: Opened) -> None:
+    async with joined(daemon, opened) as peer:
+        for seconds in (100, 1_000):
+            execution_id = await begin(
+                peer, f"import asyncio\nprint('begun', flush=True)\nawait asyncio.sleep({seconds})"
+            )
+            await interrupted(peer, execution_id)
+        assert await printed(peer, "print('goes on')") == "goes on\n"
+
+
 async def test_outputs_are_cleared_but_for_the_running_cells(daemon: ServedDaemon, opened: Opened) -> None:
     async with joined(daemon, opened) as peer:
         one, two = peer.add_cell("print(1)"), peer.add_cell("print(2)")
