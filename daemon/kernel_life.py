@@ -14,8 +14,9 @@ import structlog
 import trio
 
 from daemon.core.comm import SendComm
+from daemon.core.effects import Effect, SendExecute, SendInput, SendQuestion
 from daemon.core.executions import Loss
-from daemon.core.runtime import Effect, KernelErrorReason, Runtime, SendExecute, SendInput, SendQuestion
+from daemon.core.runtime import KernelErrorReason, Runtime
 from kernel_bridge import (
     Kernel,
     KernelGone,

@@ -21,7 +21,8 @@ import msgspec
 import trio
 
 from daemon.core.comm import SendComm
-from daemon.core.runtime import Runtime, SendExecute
+from daemon.core.effects import SendExecute
+from daemon.core.runtime import Runtime
 from kernel_bridge import Kernel, find_kernelspec, run_kernel
 from kernel_bridge.core.messages import Header, KernelMessage, Status
 from kernel_bridge.core.trace import TraceEntry, encode_entry

@@ -13,8 +13,8 @@ from daemon.core.comm import SendComm
 from daemon.core.comm_buffers import join_buffers, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
 from daemon.core.comms import QUIET_SECONDS
+from daemon.core.effects import SendExecute
 from daemon.core.reattachment import ASK_AGAIN_SECONDS
-from daemon.core.runtime import SendExecute
 from daemon.core.widgets import ECHO_GRACE_SECONDS
 from kernel_bridge.core import messages as k
 from sync.core.mutations import CloseComm, OpenComm, SetCommState
@@ -829,7 +829,7 @@ def test_closed_ids_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_custom_messages_that_nobody_could_take_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.core.runtime.MAX_CUSTOM_WAITING", 100_000)
+    monkeypatch.setattr("daemon.core.transitions.MAX_CUSTOM_WAITING", 100_000)
     notebook = Notebook()
     notebook.widget("s")
 

@@ -3,9 +3,10 @@
 from itertools import count
 from typing import Any
 
+from daemon.core.effects import SendExecute, SendInput, SendQuestion
 from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS, LOST_SECONDS
 from daemon.core.prompt import MAX_PROMPT_CHARS
-from daemon.core.runtime import Runtime, SendExecute, SendInput, SendQuestion
+from daemon.core.runtime import Runtime
 from kernel_bridge.core import messages as k
 from sync.core.mutations import (
     KERNEL_LOG,

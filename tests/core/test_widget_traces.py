@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from daemon.core.comm import SendComm
-from daemon.core.runtime import Runtime, SendExecute
+from daemon.core.effects import SendExecute
+from daemon.core.runtime import Runtime
 from kernel_bridge.core.trace import TraceEntry
 from tests.fakes.runtime_document import RuntimeDocument
 from tests.fakes.trace_player import TracePlayer, trace_of

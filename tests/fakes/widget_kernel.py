@@ -12,7 +12,8 @@ from typing import Any
 
 from daemon.core.comm import SendComm
 from daemon.core.comm_buffers import join_buffers, split_buffers
-from daemon.core.runtime import Runtime, SendExecute
+from daemon.core.effects import SendExecute
+from daemon.core.runtime import Runtime
 from kernel_bridge.core import messages as k
 from sync.core.urgency import Urgency
 from sync.writer import PendingEvent

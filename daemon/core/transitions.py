@@ -1,0 +1,228 @@
+"""What happens to executions, and what it does to the document: transitions in; mutations, events and effects out.
+
+The machine that a notebook has is `PendingBatch` (what waits for the doc-writer), this, `KernelMessages` (what the kernel says)
+and `Runtime` (what people ask, and the kernel's life), each on top of the one before.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from daemon.core.comm_changes import value_size
+from daemon.core.effects import Effect, SendExecute, SendQuestion
+from daemon.core.executions import Execution, ExecutionQueue, Started, Transition
+from daemon.core.kernel_troubles import KernelTroubles
+from daemon.core.outputs import OutputReducer
+from daemon.core.parents import Parents
+from daemon.core.pending import PendingBatch
+from daemon.core.prompt import Prompt
+from daemon.core.readable import is_readable
+from daemon.core.widgets import Widgets
+from sync.core.limits import MIB
+from sync.core.mutations import KERNEL_LOG, KernelStatus, RemoveExecution, SetCell, SetExecution, Target
+from sync.core.urgency import Urgency
+from sync.writer import Batch
+
+# Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
+# animation is 1 MiB.
+MAX_CUSTOM_WAITING = 32 * MIB
+_CUSTOM_BYTES = 4096  # what an empty one counts for
+
+
+class Transitions(PendingBatch):
+    """Queue, outputs and widgets of one notebook, and what follows from each transition.
+
+    Args:
+        new_id: makes a UUID4, lower case.
+        monotonic: seconds, for deadlines and retention.
+        timestamp: now as ISO 8601 in UTC with milliseconds and Z.
+        wake: called with the urgency of what was just queued.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        monotonic: Callable[[], float],
+        timestamp: Callable[[], str],
+        wake: Callable[[Urgency], None],
+    ) -> None:
+        super().__init__(wake)
+        self.queue = ExecutionQueue()
+        self.outputs = OutputReducer(new_id)
+        self.widgets = Widgets(self.outputs, new_id, monotonic, self._tell_custom)
+        self.cells: set[str] = set()
+        self.kernel_status: KernelStatus = "not_started"
+        self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
+        self.on_widgets_gone: Callable[[], None] = lambda: None
+        self.on_transition: Callable[[], None] = lambda: None
+        self.on_execution: Callable[[Execution], None] = lambda execution: None
+        # Executions that ended, by their final status.
+        self.ended: Counter[str] = Counter()
+        self._new_id = new_id
+        self._monotonic = monotonic
+        self._timestamp = timestamp
+        self._queue_changed = False
+        self._effects: list[Effect] = []
+        self._parents = Parents()
+        self._comm_running = False
+        self._custom_waiting = 0
+        self._kernel_session: str | None = None
+        self._prompt = Prompt(new_id, self._show_prompt)
+        self._troubles = KernelTroubles()
+
+    def drain(self) -> Batch:
+        """Everything that waits, in an order that is right within one commit."""
+        if self._queue_changed:
+            self._queue_changed = False
+            running = self.queue.running
+            self.set_queue(None if running is None else running.execution_id, self.queue.waiting)
+        comms = self.widgets.drain()
+        if self.widgets.changed_file:
+            # What a file would say of widgets is another thing now.
+            self.widgets.changed_file = False
+            self._batch.changes_file = True
+        self._custom_waiting = 0
+        return self.take(comms, self.outputs.drain())
+
+    def take_effects(self) -> list[Effect]:
+        """What must be done outside for the state to hold true."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _apply(self, transitions: Sequence[Transition]) -> None:
+        if not transitions:
+            return
+        for transition in transitions:
+            execution = transition.execution
+            if isinstance(transition, Started):
+                self._started(execution)
+            else:
+                self._ended(execution)
+                self.ended[execution.status] += 1
+            self.on_execution(execution)
+        self._queue_changed = True
+        self._send_next()
+        # That it began can wait for the commit that is due: what takes a few milliseconds has begun and ended in one.
+        began = all(isinstance(transition, Started) for transition in transitions)
+        self._wake(Urgency.NORMAL if began else Urgency.URGENT)
+        self.on_transition()
+
+    def _started(self, execution: Execution) -> None:
+        self.outputs.reset(Target("cell", execution.cell_id))
+        self.widgets.cell_cleared(execution.cell_id)
+        self.queue_mutation(
+            SetExecution(
+                execution.execution_id,
+                status="running",
+                execution_count=execution.execution_count,
+                started_at=self._timestamp(),
+            ),
+            SetCell(execution.cell_id, execution_id=execution.execution_id, execution_count=execution.execution_count),
+        )
+        self._set_kernel_status("busy")
+        self.emit(
+            "execution_started",
+            {
+                "cell_id": execution.cell_id,
+                "execution_id": execution.execution_id,
+                "execution_count": execution.execution_count,
+            },
+            cells=True,
+        )
+
+    def _ended(self, execution: Execution) -> None:
+        if execution.reply_status is not None or execution.status != "cancelled":
+            self.outputs.end(Target("cell", execution.cell_id))
+        self.queue_mutation(
+            SetExecution(
+                execution.execution_id,
+                status=execution.status,
+                execution_count=execution.execution_count,
+                ended_at=self._timestamp(),
+            )
+        )
+        if execution.execution_count is not None:
+            self.queue_mutation(SetCell(execution.cell_id, execution_count=execution.execution_count))
+        self.queue_mutation(*(RemoveExecution(i) for i in self.queue.forget(self._monotonic())))
+        self._end_input(execution.execution_id)
+        if self.queue.in_flight is None and self.kernel_status == "busy":
+            self._set_kernel_status("idle")
+        params: dict[str, Any] = {
+            "cell_id": execution.cell_id,
+            "execution_id": execution.execution_id,
+            "status": execution.status,
+            "execution_count": execution.execution_count,
+        }
+        if execution.idle_missing:
+            params["idle_missing"] = True
+        if execution.reply_missing:
+            params["reply_missing"] = True
+        self.emit("execution_done", params, cells=True)
+
+    def _send_next(self) -> None:
+        if self._kernel_session is None:
+            return
+        execution = self.queue.take_next()
+        if execution is not None:
+            self.widgets.before_execution()
+            self._take_widgets()
+            self._effects.append(SendExecute(execution))
+
+    def _ask(self) -> None:
+        execution = self.queue.to_ask(self._monotonic())
+        if execution is not None:
+            execution.question = self._new_id()
+            self._effects.append(SendQuestion(execution.question))
+
+    def _set_kernel_status(self, status: KernelStatus) -> None:
+        if status != self.kernel_status:
+            self.kernel_status = status
+            self.set_kernel(status=status)
+
+    # The prompt.
+
+    def _show_prompt(self, request: dict[str, Any] | None) -> None:
+        self.set_kernel(input_request=request)
+
+    def _end_input(self, parent_id: str) -> None:
+        if self._prompt.end(parent_id):
+            self._wake(Urgency.URGENT)
+
+    # Widgets.
+
+    def _take_widgets(self) -> None:
+        """Takes over what happened to widgets."""
+        for send, cell_id in self.widgets.take_sends():
+            if cell_id is not None:
+                # What a handler prints has the message as its parent: it belongs where the widget does.
+                self._parents.sent_to_comm(send.msg_id, cell_id)
+            self._effects.append(send)
+        if self.widgets.pending:
+            self._wake(Urgency.NORMAL)
+
+    def _watch_widgets(self) -> None:
+        self.widgets.watch(resting=self.queue.in_flight is None and not self._comm_running)
+
+    def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
+        """An event for each custom message of the kernel; they are never coalesced."""
+        if not is_readable(content):
+            self.widgets.trouble(
+                comm_id, f"a custom message of {comm_id[:64]} has too many parts or levels; it was dropped"
+            )
+            return
+        self._custom_waiting += _CUSTOM_BYTES + value_size(content) + sum(map(len, buffers))
+        if self._custom_waiting > MAX_CUSTOM_WAITING:
+            self.widgets.trouble(comm_id, "custom messages come faster than peers can be told; some were dropped")
+        else:
+            self.emit("comm_custom", {"comm_id": comm_id, "content": content, "buffers": buffers})
+
+    # The kernel log.
+
+    def _trouble(self, line: str) -> None:
+        self._say(self._troubles.once(line))
+        self._wake(Urgency.NORMAL)
+
+    def _say(self, line: str | None) -> None:
+        if line is not None:
+            self.outputs.stream(KERNEL_LOG, "stderr", line)
