@@ -29,7 +29,6 @@ from kernel_bridge import (
     run_kernel,
 )
 from kernel_bridge.core.messages import KernelMessage
-from sync.core.limits import MAX_ID_CHARS
 
 # A cold start on a loaded machine took 15 s (measured); a kernel that is not there after this never will be.
 READY_SECONDS = 60
@@ -121,13 +120,6 @@ class Pending:
         await self.done.wait()
         if self.error is not None:
             raise self.error
-
-
-async def _find(name: str) -> KernelSpec:
-    try:
-        return await trio.to_thread.run_sync(find_kernelspec, name)
-    except NoSuchKernel as error:
-        raise KernelUnavailable(f"no kernelspec named {name[:MAX_ID_CHARS]!r}") from error
 
 
 _Action: TypeAlias = Callable[["KernelSupervisor", Pending], Awaitable[None]]

@@ -20,8 +20,12 @@ class NoSuchKernel(Exception):
     """
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"kernel {name!r}: {why}")
+        super().__init__(f"kernel {name[:_SHOWN_CHARS]!r}: {why}")
         self.name = name
+
+
+# A name may be as long as a request.
+_SHOWN_CHARS = 100
 
 
 @dataclass(frozen=True)
