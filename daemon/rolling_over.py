@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from daemon.slices import SLICE_SECONDS
 from sync.core.document import Document
 from sync.core.limits import MIB
+from sync.turns import TURN_SECONDS
 
 if TYPE_CHECKING:
     from daemon.room import Room
@@ -59,7 +59,7 @@ async def _roll_over(room: "Room") -> None:
     started = trio.current_time()
     operations = room.runtime_document.operations
     succession = room.writer.begin_succession(uuid.uuid4().bytes)
-    seconds = SLICE_SECONDS
+    seconds = TURN_SECONDS
     while succession.behind:
         succession.catch_up(_before(trio.current_time() + seconds))
         await trio.lowlevel.checkpoint()

@@ -10,7 +10,7 @@ An error in one of the room's tasks closes this room alone: its documents become
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from sync.core.jsonrpc import RequestError
 from sync.core.mutations import SetFile
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
+from sync.core.steps import Steps
 from sync.core.urgency import Urgency
 from sync.writer import DocWriter, WriterEnded
 
@@ -112,7 +113,6 @@ class Room:
         self.load_error: str | None = None
         self._loaded_notebook: LoadedNotebook | None = loaded
         self._asked_kernel = kernel_name
-        self._metadata = loaded.metadata
         self._gone_cells: dict[str, float] = {}
         self._deadline_moved = trio.Event()
         self._transition = trio.Event()
@@ -121,6 +121,9 @@ class Room:
         self._serving: dict[trio.CancelScope, bool] = {}
         self.ended = trio.Event()
 
+        self.notebook.commit(
+            lambda tx: NotebookSchema.create(tx, runtime_url=runtime_document.url, metadata=loaded.metadata)
+        )
         schema = RuntimeSchema()
         runtime_document.commit(
             lambda tx: schema.create(
@@ -129,9 +132,6 @@ class Room:
                 path=shown_path,
                 kernel_name=self.kernel_name(),
             )
-        )
-        self.notebook.commit(
-            lambda tx: NotebookSchema.create(tx, runtime_url=runtime_document.url, metadata=loaded.metadata)
         )
         self._cells_object = NotebookSchema.cells_object(self.notebook.replica)
         self.runtime = Runtime(
@@ -189,9 +189,7 @@ class Room:
         """The kernelspec that the notebook asks for."""
         if self._asked_kernel is not None:
             return self._asked_kernel
-        kernelspec = self._metadata.get("kernelspec")
-        name = kernelspec.get("name") if isinstance(kernelspec, dict) else None
-        return name if isinstance(name, str) and name else "python3"
+        return NotebookSchema.read_kernel_name(self.notebook.replica) or "python3"
 
     # The tasks.
 
@@ -332,22 +330,38 @@ class Room:
         """Ids of the code cells, in order."""
         return [cell.cell_id for cell in read_order(self.notebook.replica) if cell.cell_id in self.runtime.cells]
 
-    def _notebook_changed(self, structure: bool) -> None:
+    def show_cell(self, cell_id: str) -> None:
+        """Has a place for a cell's outputs. One that is gone, where a request means the past, has it for a while."""
+        if cell_id not in self.runtime.cells:
+            self.runtime.add_cell(cell_id)
+            if NotebookSchema.read_cell_type(self.notebook.replica, cell_id) != "code":
+                self._gone_cells[cell_id] = trio.current_time() + GONE_CELL_SECONDS
+                self._move_deadline()
+
+    def _notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
         """Peers' changes were applied: the runtime document follows which code cells there are."""
-        if not structure:
+        if keys is not None and not keys:
             return
         replica = self.notebook.replica
         restoration = NotebookSchema.restore_roots(replica, self.runtime_document.url, self._cells_object)
         if restoration is not None:
             log.warning("a peer overwrote root keys of the notebook; they are restored", room=self.id)
-            self.notebook.commit(restoration)
+            while not restoration.done:
+                self.notebook.commit(restoration.write)
+                yield
             self._cells_object = NotebookSchema.cells_object(replica)
-        self._metadata = NotebookSchema.read_metadata(self.notebook.replica)
-        code = {cell_id for cell_id, kind in NotebookSchema.cell_types(self.notebook.replica).items() if kind == "code"}
-        for cell_id in code:
+            keys = None
+        if keys is None:
+            keys = self.runtime.cells.union(NotebookSchema.cell_ids(replica))
+        for cell_id in keys:
+            self._follow_cell(cell_id)
+            yield
+
+    def _follow_cell(self, cell_id: str) -> None:
+        if NotebookSchema.read_cell_type(self.notebook.replica, cell_id) == "code":
             self._gone_cells.pop(cell_id, None)
             self.runtime.add_cell(cell_id)
-        for cell_id in self.runtime.cells - code - self._gone_cells.keys():
+        elif cell_id in self.runtime.cells and cell_id not in self._gone_cells:
             self._gone_cells[cell_id] = trio.current_time() + GONE_CELL_SECONDS
             self.runtime.cell_gone(cell_id)
             self._move_deadline()

@@ -28,12 +28,15 @@ from sync.core.mutations import Mutation
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.notices import LAST_COUNTS, Notice
 from sync.core.peer_changes import PeerChanges, Recipient, groups
+from sync.core.prepared import PreparedMutation, in_commits
 from sync.core.runtime_schema import RuntimeSchema
+from sync.core.steps import Steps
 from sync.core.subscription import Subscription
 from sync.core.succession import Succession, name_successor
 from sync.core.unstored import without_blobs
 from sync.core.urgency import Urgency
 from sync.core.values import prepare, raw_size
+from sync.turns import in_turns
 
 # At most one commit per interval under load: half the visible delay of 33 ms, and 6 to 29 times fewer changes (which is
 # what peers pay for) than a commit per message (measured).
@@ -82,8 +85,11 @@ class Source(Protocol):
         """Gives everything that waits and forgets it."""
         ...
 
-    def notebook_changed(self, *, structure: bool) -> None:
-        """Peers' changes were just applied; `structure`: maps were touched, not only text."""
+    def notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
+        """Peers' changes were just applied; `keys` of maps may have other values now (see `Taken`), None: any may.
+
+        What follows from that is done in steps. Nobody else changes the documents meanwhile.
+        """
         ...
 
 
@@ -322,11 +328,11 @@ class DocWriter:
         self._urgency = Urgency.NONE
         self._woken = trio.Event()
         if self._unsound:
-            self._rebuild_notebook()
+            await self._rebuild_notebook()
         if self._succession is not None and self._succession_due:
             self._roll_over(self._succession)
         if self._changes.waiting:
-            self._take_changes()
+            await self._take_changes()
         self._batch = batch = self._source.drain()
         if batch.mutations:
             await self._commit_runtime(batch.mutations)
@@ -338,7 +344,7 @@ class DocWriter:
         done, self._step_done = self._step_done, trio.Event()
         done.set()
 
-    def _rebuild_notebook(self) -> None:
+    async def _rebuild_notebook(self) -> None:
         """See `discard`. All at once, however long: until it is done there is no document to speak of."""
         shown = Shown.of(self.notebook.replica)
         culprits, self._unsound = self._unsound, set()
@@ -350,7 +356,7 @@ class DocWriter:
         for subscriber in list(self.notebook.subscribers):
             subscriber.document_rebuilt(self.notebook, authors)
         self._release_waiters()
-        self._source.notebook_changed(structure=True)
+        await in_turns(self._source.notebook_changed(None))
 
     def _roll_over(self, succession: Succession) -> None:
         """The last change of the old document names the new one, which has all from here on, and so does the notebook."""
@@ -392,14 +398,21 @@ class DocWriter:
                 self.unstored += 1
                 prepared = without_blobs(prepared, str(error))
 
-        def write(transaction: Transaction) -> None:
-            self.schema.apply(transaction, prepared)
+        await in_turns(self._committing(prepared))
 
-        if self.runtime.commit(write):
-            self.commits += 1
-            self._look_at_size()
-        if self._succession is not None:
-            self._succession.follow(prepared)
+    def _committing(self, prepared: Sequence[PreparedMutation]) -> Steps[None]:
+        """One commit; only where thousands of entries are new, some before it. They are published together."""
+        for part in in_commits(prepared):
+
+            def write(transaction: Transaction, part: Sequence[PreparedMutation] = part) -> None:
+                self.schema.apply(transaction, part)
+
+            if self.runtime.commit(write):
+                self.commits += 1
+                self._look_at_size()
+            if self._succession is not None:
+                self._succession.follow(part)
+            yield
 
     def _publish(self, batch: Batch) -> None:
         moved = [document for document in (self.runtime, self.notebook) if document.publish()]
@@ -441,19 +454,19 @@ class DocWriter:
         topic = pending.method if isinstance(pending, PendingEvent) and pending.method in LAST_COUNTS else None
         return Notice(self.notebook.id, tuple(requires), encode_data(message), request_id is None, request_id, topic)
 
-    def _take_changes(self) -> None:
-        applied = structure = False
+    async def _take_changes(self) -> None:
+        applied, keys = False, set[str]()
         pause = trio.current_time() + CHANGES_SECONDS
         while self._changes.waiting:
-            taken = self._changes.take()
-            applied = applied or bool(taken)
-            structure = structure or any(change.touches_maps for change in taken)
+            taken = await in_turns(self._changes.taking())
+            applied = applied or bool(taken.changes)
+            keys |= taken.keys
             if trio.current_time() >= pause and self._changes.waiting:
                 self.wake(Urgency.NORMAL)
                 break
-        self._release_waiters()
         if applied:
-            self._source.notebook_changed(structure=structure)
+            await in_turns(self._source.notebook_changed(keys))
+        self._release_waiters()
 
     def _release_waiters(self) -> None:
         for waiter in self._heads_waiters:

@@ -5,7 +5,7 @@ joined by the output reducer, kernel status and queue are kept as "what is true 
 the kernel) are values that the room takes and carries out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from daemon.core.comm import SendComm
@@ -15,6 +15,7 @@ from daemon.core.kernel_messages import KernelMessages
 from daemon.core.saved_widgets import LoadedComm, view_of
 from sync.core.mutations import AddCell, AddExecution, KernelStatus, RemoveCell, SetCell, Target
 from sync.core.outputs import Output
+from sync.core.steps import Steps
 from sync.core.urgency import Urgency
 
 KernelErrorReason: TypeAlias = Literal["launch_failed", "died", "protocol", "timeout"]
@@ -23,9 +24,9 @@ KernelErrorReason: TypeAlias = Literal["launch_failed", "died", "protocol", "tim
 class Runtime(KernelMessages):
     """The state behind one runtime document; arguments as of `Transitions`."""
 
-    def notebook_changed(self, *, structure: bool) -> None:
+    def notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
         """Peers' changes reached the notebook document."""
-        self.on_notebook_changed(structure)
+        return self.on_notebook_changed(keys)
 
     # Cells.
 

@@ -5,7 +5,7 @@ and `Runtime` (what people ask, and the kernel's life), each on top of the one b
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from daemon.core.comm_changes import value_size
@@ -20,6 +20,7 @@ from daemon.core.readable import is_readable
 from daemon.core.widgets import Widgets
 from sync.core.limits import MIB
 from sync.core.mutations import KERNEL_LOG, KernelStatus, RemoveExecution, SetCell, SetExecution, Target
+from sync.core.steps import Steps
 from sync.core.urgency import Urgency
 from sync.writer import Batch
 
@@ -53,7 +54,7 @@ class Transitions(PendingBatch):
         self.widgets = Widgets(self.outputs, new_id, monotonic, self._tell_custom)
         self.cells: set[str] = set()
         self.kernel_status: KernelStatus = "not_started"
-        self.on_notebook_changed: Callable[[bool], None] = lambda structure: None
+        self.on_notebook_changed: Callable[[Collection[str] | None], Steps[None]] = _nothing_follows
         self.on_widgets_gone: Callable[[], None] = lambda: None
         self.on_transition: Callable[[], None] = lambda: None
         self.on_execution: Callable[[Execution], None] = lambda execution: None
@@ -226,3 +227,7 @@ class Transitions(PendingBatch):
     def _say(self, line: str | None) -> None:
         if line is not None:
             self.outputs.stream(KERNEL_LOG, "stderr", line)
+
+
+def _nothing_follows(keys: Collection[str] | None) -> Steps[None]:
+    yield

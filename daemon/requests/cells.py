@@ -127,8 +127,7 @@ def _submit(room: Room, chosen: list[tuple[str, Cell]], *, run_id: str | None, s
         if len(cell.source) > MAX_SOURCE_BYTES or len(cell.source.encode()) > MAX_SOURCE_BYTES:
             raise RequestError.too_large(f"the source of cell {cell.cell_id!r} exceeds {MAX_SOURCE_BYTES} bytes")
     for _, cell in chosen:
-        # With notebook heads of the past, a cell that is gone by now runs all the same, and has a place to show it.
-        runtime.add_cell(cell.cell_id)
+        room.show_cell(cell.cell_id)
     runtime.submit(
         [(execution_id, cell.cell_id, cell.source) for execution_id, cell in chosen],
         run_id=run_id,

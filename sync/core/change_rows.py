@@ -20,6 +20,7 @@ from sync.core.columns import (
     sum_column,
 )
 from sync.core.leb128 import Malformed
+from sync.core.steps import Steps
 
 
 def count_operations(body: bytes, columns: Mapping[int, tuple[int, int]], limit: int) -> int:
@@ -31,16 +32,10 @@ def count_operations(body: bytes, columns: Mapping[int, tuple[int, int]], limit:
     return count_rows(body, *columns.get(ACTION, ABSENT), limit)
 
 
-def has_keys(columns: Mapping[int, tuple[int, int]]) -> bool:
-    """Whether some operation acts on a key of a map."""
-    start, end = columns.get(KEY_STRING, ABSENT)
-    return end > start
-
-
-def check_rows(
+def checking_rows(
     body: bytes, columns: Mapping[int, tuple[int, int]], rows: int, *, actors: int, next_op: int, max_preds: int
-) -> None:
-    """Checks that the columns say the same number of operations, and that each operation is of a kind that exists.
+) -> Steps[None]:
+    """Checks, a column in a step, that they say the same number of operations, and that each is of a kind that exists.
 
     Args:
         body: the change's, inflated.
@@ -54,24 +49,34 @@ def check_rows(
         Malformed: they do not fit.
     """
     actions = read_codes(body, *columns.get(ACTION, ABSENT), rows, _ACTIONS)
+    yield
     object_actors = read_optional(body, *columns.get(OBJECT_ACTOR, ABSENT), rows, actors)
+    yield
     object_counters = read_optional(body, *columns.get(OBJECT_COUNTER, ABSENT), rows, next_op)
     if object_actors != object_counters:
         raise Malformed("half of an object id")
+    yield
     element_actors = read_optional(body, *columns.get(KEY_ACTOR, ABSENT), rows, actors)
+    yield
     element_counters = read_optional_deltas(body, *columns.get(KEY_COUNTER, ABSENT), rows, next_op)
+    yield
     keys = read_strings(body, *columns.get(KEY_STRING, ABSENT), rows)
     # Where an operation acts: the key of a map, an element, or the head of a list, which has counter 0 and no actor.
     if not _PLACES.issuperset(_merge(rows, element_actors, element_counters, keys)):
         raise Malformed("an operation without a place, or with two")
+    yield
     inserts = read_booleans(body, *columns.get(INSERT, ABSENT), rows)
     if not _PLACED.issuperset(_merge(rows, actions, inserts, keys)):
         raise Malformed("an operation where it can't be")
+    yield
     types = read_value_types(body, columns.get(VALUE_META, ABSENT), columns.get(VALUE, ABSENT), rows)
     if not _VALUED.issuperset(_merge(rows, actions, types)):
         raise Malformed("an operation with a value that it can't have")
+    yield
     preds, has_preds = sum_column(body, *columns.get(PRED_GROUP, ABSENT), rows, max_preds)
+    yield
     pred_actors = read_optional(body, *columns.get(PRED_ACTOR, ABSENT), preds, actors)
+    yield
     pred_counters = read_optional_deltas(body, *columns.get(PRED_COUNTER, ABSENT), preds, next_op)
     if 0 in pred_actors or pred_counters.strip(b"\x01"):
         raise Malformed("half of a predecessor's id")
@@ -88,8 +93,8 @@ def check_rows(
             raise Malformed("half of a mark")
 
 
-def check_writing(body: bytes, columns: Mapping[int, tuple[int, int]], actors: int) -> None:
-    """Checks that the columns are written as Automerge would write them (see `column_runs`), after `check_rows`.
+def checking_writing(body: bytes, columns: Mapping[int, tuple[int, int]], actors: int) -> Steps[None]:
+    """Checks, a column in a step, that they are written as Automerge would (see `column_runs`), after `checking_rows`.
 
     Args:
         body: the change's, inflated.
@@ -101,6 +106,7 @@ def check_writing(body: bytes, columns: Mapping[int, tuple[int, int]], actors: i
     """
     used: set[int | None] = {None, 0}
     for column, (start, end) in columns.items():
+        yield
         if start == end:
             raise Malformed("a column that says nothing")
         if column in _ACTORS:

@@ -12,13 +12,13 @@ checksum is the hash's first four bytes. Type 2 is type 1 with a deflated body; 
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from typing import Final
 
-from sync.core.change_rows import COLUMNS, check_rows, check_writing, count_operations, has_keys
+from sync.core.change_rows import COLUMNS, checking_rows, checking_writing, count_operations
 from sync.core.identifiers import ActorId, ChangeHash
 from sync.core.leb128 import Malformed, encode_uleb, read_sleb, read_uleb
 from sync.core.limits import (
@@ -30,6 +30,7 @@ from sync.core.limits import (
     MAX_DEPS,
     MAX_DOCUMENT_OPS,
 )
+from sync.core.steps import Steps, run_through
 
 MAGIC: Final = b"\x85\x6f\x4a\x83"
 
@@ -82,7 +83,6 @@ class CheckedChange:
         op_count: how many operations it has.
         chunk: as it was received.
         inflated_size: bytes of its body.
-        touches_maps: whether keys of maps are written or deleted, so that structure may have changed and not only text.
     """
 
     hash: ChangeHash
@@ -93,7 +93,6 @@ class CheckedChange:
     op_count: int
     chunk: bytes
     inflated_size: int
-    touches_maps: bool
 
     @property
     def max_op(self) -> int:
@@ -122,25 +121,24 @@ def check_changes(blob: bytes, limits: ChangeLimits = ChangeLimits()) -> list[Ch
     Raises:
         ChangeRejected: one of them is not a change that we take; none of them should be taken then.
     """
-    return list(iterate_changes(blob, limits))
+    return run_through(checking_changes(blob, limits))
 
 
-def iterate_changes(blob: bytes, limits: ChangeLimits = ChangeLimits()) -> Iterator[CheckedChange]:
-    """As `check_changes`, one by one: a change takes 20 us to 300 ms, so a caller with other work can do it in between.
-
-    Raises:
-        ChangeRejected: as soon as the first bad one is met; those before it should not be taken either.
-    """
+def checking_changes(blob: bytes, limits: ChangeLimits = ChangeLimits()) -> Steps[list[CheckedChange]]:
+    """As `check_changes`, in steps: a change takes 20 us to 300 ms."""
     ops = size = 0
+    changes = []
     for chunk in split_chunks(blob):
-        checked = check_change(chunk, limits)
+        checked = yield from _checking_change(chunk, limits)
         ops += checked.op_count
         size += checked.inflated_size
         if ops > limits.max_total_ops or size > limits.max_total_bytes:
             raise ChangeRejected(
                 f"more than {limits.max_total_ops} operations or {limits.max_total_bytes} bytes at once"
             )
-        yield checked
+        changes.append(checked)
+        yield
+    return changes
 
 
 def check_change(chunk: bytes, limits: ChangeLimits = ChangeLimits()) -> CheckedChange:
@@ -151,6 +149,10 @@ def check_change(chunk: bytes, limits: ChangeLimits = ChangeLimits()) -> Checked
     Raises:
         ChangeRejected: it is not a change that we take.
     """
+    return run_through(_checking_change(chunk, limits))
+
+
+def _checking_change(chunk: bytes, limits: ChangeLimits) -> Steps[CheckedChange]:
     kind, start, end = _read_header(chunk, 0)
     if end != len(chunk):
         raise ChangeRejected("bytes behind a change")
@@ -166,7 +168,7 @@ def check_change(chunk: bytes, limits: ChangeLimits = ChangeLimits()) -> Checked
     if digest[:4] != chunk[4:8]:
         raise ChangeRejected("the checksum of a change is wrong")
     try:
-        return _check_body(body, digest, chunk, limits)
+        return (yield from _checking_body(body, digest, chunk, limits))
     except Malformed as error:
         raise ChangeRejected(f"a malformed change: {error}") from error
 
@@ -232,14 +234,15 @@ def _hash(body: bytes) -> ChangeHash:
     return sha256(b"\x01" + encode_uleb(len(body)) + body).digest()
 
 
-def _check_body(body: bytes, digest: bytes, chunk: bytes, limits: ChangeLimits) -> CheckedChange:
+def _checking_body(body: bytes, digest: bytes, chunk: bytes, limits: ChangeLimits) -> Steps[CheckedChange]:
     opened = _read_body(body, limits)
     columns, start_op, actors = opened.columns, opened.start_op, len(opened.actors)
     op_count = count_operations(body, columns, limits.max_ops)
     if start_op + op_count - 1 > limits.max_op:
         raise Malformed("an operation counter that can't be")
-    check_rows(body, columns, op_count, actors=actors, next_op=start_op + op_count, max_preds=limits.max_ops)
-    check_writing(body, columns, actors)
+    next_op = start_op + op_count
+    yield from checking_rows(body, columns, op_count, actors=actors, next_op=next_op, max_preds=limits.max_ops)
+    yield from checking_writing(body, columns, actors)
     return CheckedChange(
         hash=digest,
         deps=opened.deps,
@@ -249,7 +252,6 @@ def _check_body(body: bytes, digest: bytes, chunk: bytes, limits: ChangeLimits) 
         op_count=op_count,
         chunk=chunk,
         inflated_size=len(body),
-        touches_maps=has_keys(columns),
     )
 
 

@@ -34,6 +34,8 @@ _DEFAULT_TYPE: CellType = "code"
 
 # Longer words than this are not read where one of three is expected.
 _MAX_CELL_TYPE_CHARS = 16
+# A kernelspec's name is that of its folder.
+_MAX_KERNEL_NAME_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +100,26 @@ class NotebookSchema:
         return "" if cell is None else read_string(reader, cell, "source", heads) or ""
 
     @staticmethod
-    def cell_types(reader: Reader, heads: Heads | None = None) -> dict[str, CellType]:
-        """The type of each cell by its id; 4 us a cell."""
-        cells = NotebookSchema.cells_object(reader, heads)
-        if cells is None:
-            return {}
-        return {
-            cell_id: _cell_type(reader, _map_at(reader, cells, cell_id, heads), heads)
-            for cell_id in reader.keys(cells, heads)
-        }
+    def read_cell_type(reader: Reader, cell_id: str) -> CellType | None:
+        """A cell's type, None if there is no such cell; 4 us."""
+        cells = NotebookSchema.cells_object(reader)
+        found = None if cells is None else reader.get(cells, cell_id)
+        if found is None:
+            return None
+        return _cell_type(reader, found[1] if found[0] is Kind.MAP else None, None)
+
+    @staticmethod
+    def cell_ids(reader: Reader) -> list[str]:
+        """The ids of all cells, in no order that means something."""
+        cells = NotebookSchema.cells_object(reader)
+        return [] if cells is None else reader.keys(cells)
+
+    @staticmethod
+    def read_kernel_name(reader: Reader) -> str | None:
+        """The kernelspec that the notebook's metadata name; None if they name none."""
+        metadata = _map_at(reader, ROOT, "metadata")
+        kernelspec = None if metadata is None else _map_at(reader, metadata, "kernelspec")
+        return None if kernelspec is None else read_string(reader, kernelspec, "name", longest=_MAX_KERNEL_NAME_CHARS)
 
     @staticmethod
     def read_metadata(reader: Reader, heads: Heads | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sync.core.limits import (
     MAX_SKIPPED_OPS,
 )
 from sync.core.references import References, TooMuch, Unfounded
+from sync.core.steps import Steps, run_through
 from sync.core.subscription import Subscription
 
 # Hashes of refused changes, so that a request that waits for one fails at once; a peer that was refused is read-only
@@ -52,6 +53,22 @@ class _Group:
     origin: object
     changes: Sequence[CheckedChange]
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a group.
+
+    Attributes:
+        changes: those that are new in the document.
+        keys: keys of maps that they write, and those under which these maps stand; none where only texts and lists changed.
+    """
+
+    changes: Sequence[CheckedChange] = ()
+    keys: frozenset[str] = frozenset()
+
+
+_NOTHING = Taken()
 
 
 class PeerChanges:
@@ -87,7 +104,7 @@ class PeerChanges:
 
     def catch_up(self) -> None:
         """Follows what was committed otherwise: after each slice of a long load, so that no peer's change waits for all."""
-        self._references.catch_up()
+        run_through(self._references.catching_up())
 
     @property
     def waiting(self) -> bool:
@@ -111,24 +128,24 @@ class PeerChanges:
         self._waiting_bytes += size
         self.submitted += 1
 
-    def take(self) -> list[CheckedChange]:
-        """Applies the group that came first, all of it or nothing; returns what is new in the document.
+    def taking(self) -> Steps[Taken]:
+        """Applies the group that came first, all of it or nothing. The document may not move meanwhile.
 
         The peer is told what is missing before it, or that it was refused.
         """
         group = self._waiting.popleft()
         self._waiting_bytes -= group.size
-        self.taken += 1
         # By hash: nobody stops a peer from sending the same change twice, or from saying it twice in one message.
         news = {change.hash: change for change in group.changes if change.hash not in self._document.log}
         changes = list(news.values())
         try:
-            return changes if changes and self._apply(group, changes) else []
+            return (yield from self._applying(group, changes)) if changes else _NOTHING
         except ChangesRefused as refused:
             self._remember(self._refused, [change.hash for change in changes])
             group.recipient.refuse_changes(group.subscription, refused.reason)
-            return []
+            return _NOTHING
         finally:
+            self.taken += 1
             group.recipient.wake()
 
     @staticmethod
@@ -137,7 +154,7 @@ class PeerChanges:
         for oldest in list(refusals)[: max(0, len(refusals) - _REMEMBERED_REFUSALS)]:
             del refusals[oldest]
 
-    def _apply(self, group: _Group, changes: Sequence[CheckedChange]) -> bool:
+    def _applying(self, group: _Group, changes: Sequence[CheckedChange]) -> Steps[Taken]:
         document = self._document
         if any(change.hash in self._discarded for change in changes):
             raise ChangesRefused(
@@ -149,7 +166,7 @@ class PeerChanges:
             if self.has_refused(missing):
                 raise ChangesRefused("the change builds on one that was refused")
             group.subscription.need(missing)
-            return False
+            return _NOTHING
         newest: dict[ActorId, tuple[int, ChangeHash | None]] = {}
         above: dict[ChangeHash, int] = {}
         highest = document.log.max_op(document.log.heads())
@@ -182,13 +199,14 @@ class PeerChanges:
         if self._inflated_bytes + inflated > MAX_DOCUMENT_BYTES:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_BYTES} bytes of changes")
         try:
-            with self._references.checked([change.chunk for change in changes]):
-                document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
+            additions = yield from self._references.checking([change.chunk for change in changes])
         except (Unfounded, TooMuch) as reason:
             raise ChangesRefused(str(reason)) from reason
+        with self._references.adding(additions):
+            document.apply([(log, c.actor, c.seq, c.op_count) for log, c in zip(logged, changes, strict=True)])
         self._inflated_bytes += inflated
         self._skipped = skipped
-        return True
+        return Taken(changes, frozenset(key.decode() for key in additions.keys))
 
 
 def groups(changes: Sequence[CheckedChange]) -> Iterator[Sequence[CheckedChange]]:

@@ -5,6 +5,7 @@ without lone surrogates, `int` within 2**53, `float`, `bool`, `None`, and maps a
 binary is a reference to a blob, and that blob must be stored before the commit that names it.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -86,3 +87,18 @@ PreparedMutation: TypeAlias = (
     | SetFile
     | SetEnvironment
 )
+
+# So many new cells or executions take some 8 ms to write.
+NEW_ENTRIES_AT_ONCE = 400
+
+
+def in_commits(mutations: Sequence[PreparedMutation]) -> Iterator[Sequence[PreparedMutation]]:
+    """Cuts what is to be committed behind each `NEW_ENTRIES_AT_ONCE` new cells and executions, and nowhere else."""
+    start = entries = 0
+    for end, mutation in enumerate(mutations, 1):
+        entries += isinstance(mutation, AddCell | AddExecution)
+        if entries == NEW_ENTRIES_AT_ONCE:
+            yield mutations[start:end]
+            start, entries = end, 0
+    if start < len(mutations):
+        yield mutations[start:]

@@ -30,6 +30,7 @@ from sync.core.limits import (
     MAX_SOURCE_BYTES,
 )
 from sync.core.operation_runs import Ids, OperationRun, operation_runs
+from sync.core.steps import Steps
 
 # An operation: its author's number here, and its counter below that. One number, since there are very many.
 Id: TypeAlias = int
@@ -66,7 +67,7 @@ class References:
         self._writes: Counter[int] = Counter()
         self._values = 0
 
-    def catch_up(self) -> None:
+    def catching_up(self) -> Steps[None]:
         """Takes what the log holds by now: about 5 us for each run of operations."""
         while self._position < len(self._log):
             opened = open_change(self._log[self._position].chunk)
@@ -76,42 +77,57 @@ class References:
                 self._made.add(run, names)
                 self._made.count(run, names, counted)
             self._position += 1
+            yield
 
-    @contextmanager
-    def checked(self, chunks: Sequence[bytes]) -> Iterator[None]:
-        """Changes that the block appends to the log, if what they refer to is there or made by one of them.
+    def checking(self, chunks: Sequence[bytes]) -> Steps["Additions"]:
+        """Whether all that changes refer to is there or made by one of them; the log may not move meanwhile.
 
         Args:
             chunks: changes that passed their own check, dependencies first.
 
         Raises:
-            Unfounded: it is not; the block is not entered.
+            Unfounded: it is not.
             TooMuch: they are more than a peer may make of a document.
         """
-        self.catch_up()
-        known = len(self._numbers)
-        made = _Made(self._made)
-        counted = _Counted(Counter(), Counter())
+        yield from self.catching_up()
+        additions = Additions(len(chunks), len(self._numbers), _Made(self._made), _Counted(Counter(), Counter()), set())
+        made, counted = additions.made, additions.counted
         try:
             for chunk in chunks:
                 opened = open_change(chunk)
                 names = self._names(opened)
-                for run in _runs(opened):
+                for number, run in enumerate(_runs(opened)):
                     made.check(run, names)
                     made.count(run, names, counted)
                     self._check_values(counted)
+                    if run.key is not None:
+                        made.note_keys(run, names, additions.keys)
+                    if not number % _RUNS_AT_ONCE:
+                        yield
             self._check_counted(counted)
+        except BaseException:
+            self._forget(additions)
+            raise
+        return additions
+
+    @contextmanager
+    def adding(self, additions: "Additions") -> Iterator[None]:
+        """The block appends to the log what was checked; if it raises, there was nothing."""
+        try:
             yield
         except BaseException:
-            # Whoever is refused can come again, with other names.
-            while len(self._numbers) > known:
-                self._numbers.popitem()
+            self._forget(additions)
             raise
-        self._made.update(made)
-        self._text_bytes.update(counted.text_bytes)
-        self._writes.update(counted.writes)
-        self._values += counted.values
-        self._position += len(chunks)
+        self._made.update(additions.made)
+        self._text_bytes.update(additions.counted.text_bytes)
+        self._writes.update(additions.counted.writes)
+        self._values += additions.counted.values
+        self._position += additions.changes
+
+    def _forget(self, additions: "Additions") -> None:
+        # Whoever is refused can come again, with other names.
+        while len(self._numbers) > additions.known_actors:
+            self._numbers.popitem()
 
     def _check_values(self, counted: "_Counted") -> None:
         """As soon as there are too many: looking at them takes time as well."""
@@ -164,6 +180,23 @@ class _Counted:
         self.most = max(self.most, self.writes[place])
 
 
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What changes would add that were checked.
+
+    Attributes:
+        changes: how many these are.
+        keys: of maps, in UTF-8: those that they write, and those under which the maps stand that they write to. A key says
+            what may be another thing now, whichever map it is of.
+    """
+
+    changes: int
+    known_actors: int
+    made: "_Made"
+    counted: _Counted
+    keys: set[bytes]
+
+
 @dataclass(slots=True)
 class _Elements:
     """The elements that one actor inserted, in runs of ascending ids: the first and the last of each, and their object."""
@@ -193,6 +226,8 @@ class _Made:
         self._behind = behind
         # The action that made an object: its kind.
         self._kinds: dict[Id, int] = {_ROOT: MAKE_MAP}
+        # The keys under which maps were made: a cell's id.
+        self._keys: dict[Id, bytes] = {}
         self._elements: dict[int, _Elements] = {}
         # Where an operation put a value that was there before it, or could have been: see `_place`.
         self._places: dict[Id, int] = {}
@@ -204,6 +239,8 @@ class _Made:
         if run.action in _MAKES:
             for made in range(start, start + run.rows):
                 self._kinds[made] = run.action
+                if run.key is not None and run.action == MAKE_MAP:
+                    self._keys[made] = run.key
         if run.inserts:
             own = self._elements.get(names.numbers[0])
             if own is None:
@@ -216,6 +253,7 @@ class _Made:
     def update(self, other: "_Made") -> None:
         """Takes over what another one, made later, holds."""
         self._kinds.update(other._kinds)
+        self._keys.update(other._keys)
         self._places.update(other._places)
         for actor, theirs in other._elements.items():
             own = self._elements.setdefault(actor, _Elements())
@@ -289,6 +327,17 @@ class _Made:
         if not run.preds:
             counted.values += run.rows
 
+    def note_keys(self, run: OperationRun, names: _Names, keys: set[bytes]) -> None:
+        """Adds the key that operations write, and the one under which their map stands."""
+        if run.key is not None:
+            keys.add(run.key)
+        obj = _object(run, names)
+        stands_at = self._keys.get(obj)
+        if stands_at is None and self._behind is not None:
+            stands_at = self._behind._keys.get(obj)
+        if stands_at is not None:
+            keys.add(stands_at)
+
     def _kind(self, obj: Id) -> int | None:
         found = self._kinds.get(obj)
         return found if found is not None or self._behind is None else self._behind._kind(obj)
@@ -344,6 +393,8 @@ def _row(run: OperationRun, row: int) -> OperationRun:
     )
 
 
+# Each takes some 20 us.
+_RUNS_AT_ONCE = 100
 _TOO_OFTEN = "one key or item is written too often"
 _MAKES = frozenset((MAKE_MAP, MAKE_LIST, MAKE_TEXT))
 # A delete leaves nothing behind, and an increment is part of its counter: neither can be overwritten.

@@ -123,23 +123,6 @@ def test_changes_of_the_javascript_library_apply_in_order() -> None:
     assert [bytes(head) for head in document.get_heads()] == [checked.hash]
 
 
-@pytest.mark.parametrize(
-    ("name", "touches"),
-    [
-        ("map puts", True),
-        ("nested maps", True),
-        ("text insert", False),
-        ("text delete", False),
-        ("list edit", False),
-        ("key delete", True),
-        ("empty", False),
-    ],
-)
-def test_a_change_says_whether_it_touches_maps(name: str, touches: bool) -> None:
-    (change,) = [change for change in JS_CHANGES if change.name == name]
-    assert check_change(bytes.fromhex(change.hex)).touches_maps == touches
-
-
 def test_changes_of_the_binding_pass() -> None:
     def nested(transaction: Transaction) -> None:
         cells = transaction.put_object(ROOT, "cells", ObjType.Map)
@@ -197,7 +180,6 @@ def test_changes_made_by_hand_pass(columns: dict[int, bytes]) -> None:
     checked = check_change(chunk_of(body(columns)))
     assert checked.op_count == bool(columns)
     assert checked.start_op == 5
-    assert checked.touches_maps == (0x15 in columns)
 
 
 def test_bytes_behind_the_columns_are_refused() -> None:

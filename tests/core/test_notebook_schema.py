@@ -54,6 +54,10 @@ def exchange(one: Replica, other: Replica) -> None:
     other.apply(ours)
 
 
+def cell_types(replica: Replica) -> dict[str, str | None]:
+    return {cell_id: NotebookSchema.read_cell_type(replica, cell_id) for cell_id in NotebookSchema.cell_ids(replica)}
+
+
 def cells_of(replica: Replica) -> ObjId:
     cells = NotebookSchema.cells_object(replica)
     assert cells is not None
@@ -88,8 +92,9 @@ def test_a_cell_reads_as_it_was_written() -> None:
     assert NotebookSchema.read_cells(replica) == [FULL]
     assert NotebookSchema.read_cell(replica, "full") == FULL
     assert NotebookSchema.read_source(replica, "full") == FULL.source
-    assert NotebookSchema.cell_types(replica) == {"full": "markdown"}
+    assert cell_types(replica) == {"full": "markdown"}
     assert NotebookSchema.read_metadata(replica) == {"kernelspec": {"name": "python3"}}
+    assert NotebookSchema.read_kernel_name(replica) == "python3"
 
 
 def test_the_source_is_a_text_and_all_other_strings_are_registers() -> None:
@@ -133,9 +138,7 @@ def test_whatever_javascript_wrote_reads_as_a_cell() -> None:
         Cell("typed", "code", None, "imm"),
         Cell("word", "code", "!", ""),
     ]
-    assert NotebookSchema.cell_types(replica) == {
-        cell.cell_id: cell.cell_type for cell in NotebookSchema.read_cells(replica)
-    }
+    assert cell_types(replica) == {cell.cell_id: cell.cell_type for cell in NotebookSchema.read_cells(replica)}
     assert NotebookSchema.read_source(replica, "emoji") == "a😀b"
     assert NotebookSchema.read_source(replica, "typed") == "imm"
     assert NotebookSchema.read_source(replica, "scalar") == ""
@@ -173,7 +176,8 @@ def test_a_document_without_a_map_of_cells_has_no_cells(cells: object) -> None:
     assert NotebookSchema.read_cells(replica) == []
     assert NotebookSchema.read_cell(replica, "a") is None
     assert NotebookSchema.read_source(replica, "a") is None
-    assert NotebookSchema.cell_types(replica) == {}
+    assert NotebookSchema.read_cell_type(replica, "a") is None
+    assert cell_types(replica) == {}
     with replica.transaction() as tx:
         assert not NotebookSchema.delete_cell(tx, "a")
         assert not NotebookSchema.set_position(tx, "a", "V")

@@ -18,7 +18,8 @@ from sync.core.limits import (
     MAX_SKIPPED_OPS,
     MAX_SOURCE_BYTES,
 )
-from sync.core.peer_changes import PeerChanges, groups
+from sync.core.peer_changes import PeerChanges, Taken, groups
+from sync.core.steps import run_through
 from sync.core.subscription import Subscription
 from tests.fakes.recipients import RecordingRecipient
 from tests.fuzz.changes import ChangeParts, chunk_of
@@ -45,8 +46,11 @@ class Editing:
         return checked
 
     def take(self, *changes: CheckedChange) -> list[CheckedChange]:
+        return list(self.taking(*changes).changes)
+
+    def taking(self, *changes: CheckedChange) -> Taken:
         self.changes.add(self.peer, self.subscription, changes)
-        return self.changes.take()
+        return run_through(self.changes.taking())
 
 
 def test_changes_are_applied_in_the_order_in_which_they_came() -> None:
@@ -277,7 +281,7 @@ def test_the_queue_is_full_by_number_or_by_size() -> None:
         editing.changes.add(editing.peer, editing.subscription, [small])
     assert editing.changes.is_full
     while editing.changes.waiting:
-        editing.changes.take()
+        run_through(editing.changes.taking())
 
     big = replace(small, chunk=bytes(MAX_PENDING_BYTES // 4))
     for _ in range(4):
@@ -288,7 +292,7 @@ def test_the_queue_is_full_by_number_or_by_size() -> None:
 
 def test_many_operations_are_cut_into_groups_and_one_change_never() -> None:
     def sizes(counts: Sequence[int]) -> list[int]:
-        changes = [CheckedChange(b"", (), b"", 1, 1, count, b"", 0, touches_maps=False) for count in counts]
+        changes = [CheckedChange(b"", (), b"", 1, 1, count, b"", 0) for count in counts]
         return [len(group) for group in groups(changes)]
 
     assert sizes([]) == []

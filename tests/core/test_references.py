@@ -1,5 +1,8 @@
 """A change is taken only if what it refers to is there; and only if it is written as Automerge writes it."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from sync.core.changes import ChangeRejected, CheckedChange, check_change, check
 from sync.core.document import Document
 from sync.core.identifiers import document_id
 from sync.core.references import References, Unfounded
+from sync.core.steps import run_through
 from tests.core.js_changes import JS_CHANGES
 from tests.core.test_changes import ACTOR, DELETE, INSERT, PUT, body, changed, chunk_of, reason
 from tests.fuzz.corpus import EDITS, NOTEBOOK, document_with, logged
@@ -45,13 +49,20 @@ def no_text(actor: bytes, counter: int) -> str:
     raise AssertionError((actor, counter))
 
 
+@contextmanager
+def checked_by(references: References, chunks: Sequence[bytes]) -> Iterator[None]:
+    additions = run_through(references.checking(chunks))
+    with references.adding(additions):
+        yield
+
+
 def try_change(columns: dict[int, bytes], log: ChangeLog | None = None) -> None:
     """Asks about a change by OTHER, which calls ACTOR 1, whose first operation is 8."""
     head = b"\x00\x10" + OTHER + b"\x01\x08\x00\x00\x01\x10" + ACTOR
     chunk = chunk_of(body(columns, head=head))
     assert check_change(chunk)
     references = References(made_by_python() if log is None else log, no_text)
-    with references.checked([chunk]):
+    with checked_by(references, [chunk]):
         references._log.append(logged(check_change(chunk)))
 
 
@@ -117,10 +128,10 @@ def test_what_refers_to_what_is_not_there_is_refused(columns: dict[int, bytes], 
 def test_a_refused_change_leaves_no_trace() -> None:
     log = made_by_python()
     references = References(log, no_text)
-    references.catch_up()
+    run_through(references.catching_up())
     before = dict(references._numbers)
     head = b"\x00\x10" + OTHER + b"\x01\x08\x00\x00\x01\x10" + ACTOR
-    with pytest.raises(Unfounded), references.checked([chunk_of(body(put(object_counter=b"\x7f\x02"), head=head))]):
+    with pytest.raises(Unfounded), checked_by(references, [chunk_of(body(put(object_counter=b"\x7f\x02"), head=head))]):
         raise AssertionError("entered")
     assert references._numbers == before
 
@@ -132,11 +143,11 @@ def test_real_changes_pass_one_by_one_and_all_at_once(changes: list[CheckedChang
         log = ChangeLog()
         references = References(log, no_text)
         for batch in batches:
-            with references.checked([change.chunk for change in batch]):
+            with checked_by(references, [change.chunk for change in batch]):
                 for change in batch:
                     log.append(logged(change))
         followed = References(log, no_text)
-        followed.catch_up()
+        run_through(followed.catching_up())
         assert vars(followed._made) == vars(references._made)
 
 
@@ -172,7 +183,7 @@ def test_random_edits_of_two_authors_pass(data: st.DataObject) -> None:
         if new and data.draw(st.booleans()):
             replicas[1 - who].apply(chunks)
     for checked in check_changes(b"".join(chunks)):
-        with references.checked([checked.chunk]):
+        with checked_by(references, [checked.chunk]):
             log.append(logged(checked))
 
 

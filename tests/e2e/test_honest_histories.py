@@ -10,6 +10,7 @@ from sync.core.changes import check_changes
 from sync.core.document import Document
 from sync.core.identifiers import document_id
 from sync.core.peer_changes import PeerChanges
+from sync.core.steps import run_through
 from sync.core.subscription import Subscription
 from tests.fakes.stock_peer import SCRIPTS, node_executable
 from tests.fuzz.changes import RefusedPeer, can_be_saved
@@ -26,8 +27,8 @@ async def take_histories(seed: int, histories: int, steps: int) -> int:
         subscription = Subscription(document, origin=None, writable=True)
         for chunk in json.loads(line):
             changes.add(peer, subscription, check_changes(bytes.fromhex(chunk)))
-            taken = changes.take()
-            assert len(taken) == 1, (peer.refused, chunk)
+            taken = run_through(changes.taking())
+            assert len(taken.changes) == 1, (peer.refused, chunk)
             count += 1
         assert can_be_saved(document)
     return count

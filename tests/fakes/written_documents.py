@@ -1,6 +1,6 @@
 """A notebook's two documents and their doc-writer, without a room around them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from sync.core.identifiers import document_id
 from sync.core.mutations import AppendOutput, Mutation, Target
 from sync.core.outputs import DisplayOutput
 from sync.core.runtime_schema import RuntimeSchema
+from sync.core.steps import Steps
 from sync.core.subscription import Subscription
 from sync.core.urgency import Urgency
 from sync.core.values import Blob
@@ -28,7 +29,7 @@ class Source:
 
     def __init__(self) -> None:
         self.batch = Batch()
-        self.changed: list[bool] = []
+        self.changed: list[frozenset[str] | None] = []
         self.drained = 0
 
     def drain(self) -> Batch:
@@ -36,8 +37,9 @@ class Source:
         batch, self.batch = self.batch, Batch()
         return batch
 
-    def notebook_changed(self, *, structure: bool) -> None:
-        self.changed.append(structure)
+    def notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
+        self.changed.append(None if keys is None else frozenset(keys))
+        yield
 
 
 class Blobs(BlobStore):

@@ -20,6 +20,7 @@ from sync.core.leb128 import encode_uleb, read_sleb, read_uleb
 from sync.core.limits import MAX_SKIPPED_OPS
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.peer_changes import PeerChanges, groups
+from sync.core.steps import run_through
 from sync.core.subscription import Subscription
 from tests.fuzz.corpus import RUNTIME_URL, STEPS, document_with
 from tests.fuzz.mutation import EDGES, choose, damage
@@ -236,7 +237,9 @@ def _bomb(rng: Random) -> bytes:
 def read_notebook(replica: Replica) -> None:
     """All that the daemon ever reads of a notebook document."""
     NotebookSchema.read_cells(replica)
-    NotebookSchema.cell_types(replica)
+    for cell_id in NotebookSchema.cell_ids(replica):
+        NotebookSchema.read_cell_type(replica, cell_id)
+    NotebookSchema.read_kernel_name(replica)
     NotebookSchema.read_metadata(replica)
 
 
@@ -279,7 +282,7 @@ async def feed_change(given: ChangeInput) -> str:
         queue.add(peer, subscription, group)
     taken = 0
     while queue.waiting:
-        taken += len(queue.take())
+        taken += len(run_through(queue.taking()).changes)
     if document.replica.heads() != document.log.heads():
         raise AssertionError("the replica is not what the log says")
     if document.log.max_op(document.heads()) > document.operations + MAX_SKIPPED_OPS:

@@ -208,7 +208,8 @@ async def test_a_copy_that_fails_leaves_the_room_as_it_was(tmp_path: Path, monke
         old = await outgrow(room)
         assert old is first
         assert old.operations > 2 * size
-        assert NotebookSchema.cell_types(room.notebook.replica) == {"a": "code"}
+        assert NotebookSchema.cell_ids(room.notebook.replica) == ["a"]
+        assert NotebookSchema.read_cell_type(room.notebook.replica, "a") == "code"
 
 
 async def test_what_is_committed_while_the_copy_is_made_is_in_it(

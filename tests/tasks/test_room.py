@@ -5,6 +5,7 @@ import json
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -17,14 +18,14 @@ from daemon.http_app import ApiError
 from daemon.kernel_life import KernelSupervisor
 from daemon.room import Room, timestamp
 from sync.blobs import BlobStoreError
-from sync.core.binding import Replica
+from sync.core.binding import Kind, ObjId, Replica, Transaction
 from sync.core.document import Document
 from sync.core.frames import DocUnavailable, Ephemeral, ErrorFrame, Sync, decode_data
 from sync.core.limits import MAX_REQUESTS_IN_FLIGHT
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import read_cell
 from sync.core.sync_message import decode_sync_message
-from tests.fakes.hub_in_memory import CELLS, running
+from tests.fakes.hub_in_memory import CELLS, Client, running
 from tests.fakes.unsound import let_it_in, make_unsound
 
 UNKNOWN_HEADS = ["ab" * 32]
@@ -318,6 +319,131 @@ async def test_peers_have_the_last_state_before_their_document_goes(
         assert decode_sync_message(last.data).heads == room.runtime_document.published_heads()
         events = [cast("Any", decode_data(frame.data)) for frame in client.socket.of(Ephemeral)]
         assert [e["params"]["status"] for e in events if e.get("method") == "execution_done"] == ["cancelled"]
+
+
+class Editor:
+    """A peer's replica, and what it does to cells."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.replica = Replica()
+        self.replica.apply([room.notebook.log.payload(0, len(room.notebook.log))])
+
+    @property
+    def cells(self) -> ObjId:
+        return cast("Any", self.replica.get(core.ROOT, "cells"))[1]  # type: ignore[no-any-return]
+
+    def write(self, client: Client, write: Callable[[Transaction], object]) -> None:
+        before = self.replica.heads()
+        with self.replica.transaction() as tx:
+            write(tx)
+        changes = b"".join(change.bytes for change in self.replica.changes_since(before))
+        client.sync(self.room.notebook, changes, heads=self.replica.heads())
+
+    def hear(self) -> None:
+        self.replica.apply([self.room.notebook.log.payload(0, len(self.room.notebook.log))])
+
+
+def random_edit(random: Random, tx: Transaction, cells: ObjId) -> None:
+    cell_id = random.choice("abcdef")
+    found = tx.get(cells, cell_id)
+    is_map = found is not None and found[0] is Kind.MAP
+    match random.randrange(8):
+        case 0:
+            tx.put_object(cells, cell_id, core.ObjType.Map)
+        case 1 | 2:
+            made = tx.put_object(cells, cell_id, core.ObjType.Map)
+            tx.put(made, "cell_type", core.ScalarType.Str, random.choice(("code", "markdown")))
+            tx.put_object(made, "metadata", core.ObjType.Map)
+        case 3 | 4 if found is not None and is_map:
+            tx.put(found[1], "cell_type", core.ScalarType.Str, random.choice(("code", "markdown", "raw")))
+        case 5 if found is not None:
+            tx.delete(cells, cell_id)
+        case 6:
+            tx.put(cells, cell_id, core.ScalarType.Int, 1)
+        case _ if random.random() < 0.3:
+            tx.put_object(core.ROOT, "cells", core.ObjType.Map)
+        case _:
+            tx.put(core.ROOT, "x", core.ScalarType.Int, random.randrange(10))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_room_follows_which_code_cells_there_are(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    kinds: set[int] = set()
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb", [{**CELLS[0], "id": cell_id} for cell_id in "abc"])
+        room = await daemon.open()
+        client, editor = await daemon.connect(room), Editor(room)
+        for _ in range(60):
+            editor.write(client, lambda tx: random_edit(random, tx, editor.cells))
+            await wait_all_tasks_blocked()
+            await room.writer.flush()
+            editor.hear()
+            code = {c.cell_id for c in NotebookSchema.read_cells(room.notebook.replica) if c.cell_type == "code"}
+            shown = {cell_id for cell_id in room.runtime.cells if cell_id not in room._gone_cells}
+            assert shown == code
+            assert all(read_cell(room.runtime_document.replica, cell_id) is not None for cell_id in code)
+            kinds.add(len(code))
+        assert not client.socket.of(ErrorFrame)
+    assert len(kinds) > 2
+
+
+async def test_a_change_is_looked_at_and_not_the_whole_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    read = NotebookSchema.read_cell_type
+    monkeypatch.setattr(
+        NotebookSchema, "read_cell_type", lambda reader, cell_id: looked_at.append(cell_id) or read(reader, cell_id)
+    )
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb", [{**CELLS[0], "id": f"c{number}"} for number in range(50)])
+        room = await daemon.open()
+        client, editor = await daemon.connect(room), Editor(room)
+        cell = cast("Any", editor.replica.get(editor.cells, "c7"))[1]
+        editor.write(client, lambda tx: tx.put(cell, "cell_type", core.ScalarType.Str, "raw"))
+        await wait_all_tasks_blocked()
+        await room.writer.flush()
+
+    assert set(looked_at) == {"c7", "cell_type"}
+
+
+async def test_what_a_big_change_takes_leaves_turns_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand cells in one change held the loop for a second, and an overwritten `cells` for 8 us a character."""
+    monkeypatch.setattr("sync.turns.TURN_SECONDS", 0.0)
+    turns = 0
+
+    async def have_turns(until: Callable[[], bool]) -> None:
+        nonlocal turns
+        while not until():
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb", [{**CELLS[0], "source": "x" * 20_000}])
+        room = await daemon.open()
+        client, editor = await daemon.connect(room), Editor(room)
+
+        def add(tx: Transaction) -> None:
+            for number in range(5_000):
+                tx.put_object(editor.cells, f"n{number}", core.ObjType.Map)
+
+        editor.write(client, add)
+        await have_turns(lambda: len(room.runtime.cells) == 5_001)
+        assert turns > 5_000, "in the check, and for each cell"
+        await room.writer.flush()
+        assert room.runtime.cells == {"a", *(f"n{number}" for number in range(5_000))}
+
+        turns = 0
+        editor.hear()
+        editor.write(client, lambda tx: tx.put_object(core.ROOT, "cells", core.ObjType.Map))
+        overwritten = room._cells_object
+        await have_turns(lambda: room._cells_object != overwritten)
+        assert turns > 10, "while the source was written again"
+        await room.writer.flush()
+        assert NotebookSchema.read_source(room.notebook.replica, "a") == "x" * 20_000
+        assert len(NotebookSchema.cell_ids(room.notebook.replica)) == 5_001
 
 
 async def test_what_can_not_be_saved_is_taken_back_before_it_does_harm(

@@ -13,6 +13,7 @@ from sync.blobs import BlobStoreError
 from sync.core.binding import Transaction
 from sync.core.limits import MAX_PENDING_CHANGES
 from sync.core.mutations import AddCell, SetKernel
+from sync.core.prepared import NEW_ENTRIES_AT_ONCE
 from sync.core.runtime_reading import read_cell
 from sync.core.urgency import Urgency
 from sync.writer import COMMIT_INTERVAL, HeadsRefused, WriterEnded
@@ -168,7 +169,32 @@ async def test_peers_changes_are_committed_and_published_in_one_step(room: Writt
         await room.writer.flush()
 
     assert room.notebook.published_heads() == (change.hash,)
-    assert room.source.changed == [True]
+    assert room.source.changed == [{"mine"}]
+
+
+async def test_thousands_of_new_cells_leave_turns_to_others_and_are_published_together(
+    room: WrittenDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sync.turns.TURN_SECONDS", 0.0)
+    begin = len(room.runtime.log)
+    published: list[int] = []
+
+    async def look() -> None:
+        while len(room.runtime.log) < begin + 3:
+            published.append(room.runtime.published)
+            await trio.lowlevel.checkpoint()
+
+    async with room.running(), trio.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        room.want(*(AddCell(f"c{number}") for number in range(2 * NEW_ENTRIES_AT_ONCE + 1)))
+        room.say("all are there", cells=True)
+        nursery.start_soon(look)
+        await room.writer.flush()
+
+    assert room.writer.commits == 3
+    assert set(published) == {begin}
+    assert len(published) >= 3, "others had their turn after each"
+    assert room.peer.notices[0].requires[0] == (room.runtime.id, begin + 3)
 
 
 async def test_a_peer_that_sends_more_than_can_be_taken_waits(room: WrittenDocuments) -> None:
