@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from sync.client.errors import ConnectionLost
 from sync.client.events import EventStream
 from sync.client.loop import Loop
 from sync.core.client_session import Event
@@ -22,6 +23,10 @@ class BlockingEvents:
             return self._loop.run(self._stream.__anext__)
         except StopAsyncIteration:
             raise StopIteration from None
+        except ConnectionLost:
+            if self._loop.closed:
+                raise StopIteration from None
+            raise
 
     def close(self) -> None:
         """The consumer has heard enough; the iteration ends."""

@@ -5,6 +5,7 @@ answered by then has failed for whoever asked.
 """
 
 import logging
+import math
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 import trio
 
 from sync.client.errors import ConnectionLost, NotebookError, ProtocolError, RequestFailed
-from sync.client.http import Address
+from sync.client.http import Address, refusal
 from sync.core import frames
 from sync.core.client_session import Answer, ClientSession, Event, Received, RequestTooLarge
 from sync.core.identifiers import SessionId
@@ -110,6 +111,8 @@ class Connection:
         self._last_complaint = ""
         self._abandoned = False
         self._loops = trio.CancelScope()
+        # The attempt to connect again that is under way: it ends with the time for it, or when nobody wants it any more.
+        self._attempt = trio.CancelScope()
         self._woken = trio.Event()
         self._urgent = False
         self._idle = trio.Event()
@@ -239,6 +242,8 @@ class Connection:
                 self.wake()
                 await self._idle.wait()
         self._closing.set()
+        if not self.connected:
+            self._attempt.cancel()
         await self._ended.wait()
 
     # The task.
@@ -274,7 +279,12 @@ class Connection:
                 break
             attempts += 1
             try:
-                await self._serve()
+                # A network that swallows what it is given can hold an attempt for minutes.
+                with trio.CancelScope(deadline=deadline) as self._attempt:
+                    await self._serve()
+                if self._attempt.cancelled_caught:
+                    self._failure = ConnectionLost(f"no answer from {self._address.sync_url}")
+                    continue
             except RequestFailed as error:
                 if not _is_passing(error.code):
                     return ConnectionLost(f"the daemon does not let us in any more: {error}")
@@ -313,6 +323,7 @@ class Connection:
                         self._failure = ConnectionLost(f"no answer to join within {_HANDSHAKE_SECONDS} s")
                     else:
                         self.connected = True
+                        self._attempt.deadline = math.inf
                         task_status.started()
                         self.changed()
                         await self._closing.wait()
@@ -320,11 +331,12 @@ class Connection:
                 if self._failure is not None:
                     socket.drop()
         except SocketRefused as refused:
-            raise RequestFailed(refused.status, _refusal(refused.status), {}, str(refused)) from refused
+            raise refusal(refused.status, refused.body) from refused
         except (OSError, SocketClosed) as error:
             raise ConnectionLost(f"no connection to {url}: {error}") from error
         finally:
             self.connected = False
+            self._idle.set()  # nothing more is written
             self._fail_requests()
             self.changed()
         if not self._joined.is_set() and self._failure is not None:
@@ -401,7 +413,3 @@ def request_failed(error: Mapping[str, Any]) -> RequestFailed:
 def _is_passing(status: int) -> bool:
     """Whether an upgrade that was refused like this may be granted a little later: too many are there, or it is starting."""
     return status == 429 or status >= 500
-
-
-def _refusal(status: int) -> str:
-    return {401: "unauthorized", 403: "forbidden"}.get(status, f"http_{status}")

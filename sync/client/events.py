@@ -61,6 +61,7 @@ class EventStream:
             error = self._ended_by()
             if error is not None:
                 raise error
-            self._arrived = trio.Event()
+            if self._arrived.is_set():  # else somebody waits for it already
+                self._arrived = trio.Event()
             await self._arrived.wait()
         return self._waiting.popleft()

@@ -1,5 +1,6 @@
 """The daemon's HTTP side, as a client uses it: notebooks are opened and blobs are read here."""
 
+import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from sync.client.errors import ConnectionLost, ProtocolError, RequestFailed
 
 # Opening parses the file, which takes seconds for the biggest; a daemon that says nothing for so long is stuck.
 _TIMEOUT_SECONDS = 60
-# Requests for blobs at a time: enough to hide the round trip, few enough for a daemon with a hundred clients.
+# Requests for blobs at a time, for whomever: enough to hide the round trip, few enough for a daemon with a hundred clients.
 _PARALLEL = 8
 # Bytes of blobs kept for the next look; a notebook's plots fit.
 CACHE_BYTES = 64 * 1024 * 1024
@@ -36,14 +37,18 @@ def parse_address(url: str, token: str | None) -> Address:
     """Reads the daemon's URL; a token in its query (`?token=`) counts where none is given.
 
     Raises:
-        ValueError: it is not an http URL.
+        ValueError: it is not an http URL, or the token can be none.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(f"not the URL of a daemon (http://host:port): {url!r}")
     base = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     in_query = parse_qs(parts.query).get("token")
-    return Address(base, f"ws{base.removeprefix('http')}/sync", token or (in_query[0] if in_query else None))
+    token = token or (in_query[0] if in_query else None)
+    if token is not None and (token.strip() != token or not token.isprintable()):
+        # As one that was read from a file with the end of its line.
+        raise ValueError("a token has no line breaks, and no blanks around it")
+    return Address(base, f"ws{base.removeprefix('http')}/sync", token)
 
 
 class DaemonHttp:
@@ -53,6 +58,7 @@ class DaemonHttp:
         self._client = client
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached_bytes = 0
+        self._limiter = trio.CapacityLimiter(_PARALLEL)
 
     @property
     def cached(self) -> Mapping[str, bytes]:
@@ -82,13 +88,14 @@ class DaemonHttp:
             RequestFailed: the daemon does not have it.
             ConnectionLost: the daemon can't be reached.
         """
-        data = self._cache.get(blob)
-        if data is not None:
-            self._cache.move_to_end(blob)
+        async with self._limiter:
+            data = self._cache.get(blob)
+            if data is not None:
+                self._cache.move_to_end(blob)
+                return data
+            data = await self.read(f"/blobs/{blob}")
+            self.keep(blob, data)
             return data
-        data = await self.read(f"/blobs/{blob}")
-        self.keep(blob, data)
-        return data
 
     def keep(self, blob: str, data: bytes) -> None:
         """Has these bytes at hand for a while."""
@@ -107,16 +114,14 @@ class DaemonHttp:
         """
         loaded: dict[str, bytes] = {}
         errors: list[ConnectionLost | RequestFailed] = []
-        limiter = trio.CapacityLimiter(_PARALLEL)
 
         async def load(blob: str) -> None:
-            async with limiter:
-                try:
-                    loaded[blob] = await self.read_blob(blob)
-                except (ConnectionLost, RequestFailed) as error:
-                    if not isinstance(error, RequestFailed) or error.code != _NOT_FOUND:
-                        errors.append(error)
-                        nursery.cancel_scope.cancel()
+            try:
+                loaded[blob] = await self.read_blob(blob)
+            except (ConnectionLost, RequestFailed) as error:
+                if not isinstance(error, RequestFailed) or error.code != _NOT_FOUND:
+                    errors.append(error)
+                    nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             for blob in blobs:
@@ -155,23 +160,35 @@ class DaemonHttp:
         except httpx.TransportError as error:
             raise ConnectionLost(f"the daemon at {self._client.base_url} can't be reached: {error!r}") from error
         if not answer.is_success:
-            said = _json(answer)
-            error_said = said.get("error") if isinstance(said, dict) else None
-            data = dict(error_said) if isinstance(error_said, dict) else {}
-            reason = data.pop("reason", None) or f"http_{answer.status_code}"
-            raise RequestFailed(answer.status_code, str(reason), data, str(data.get("message", "")))
+            raise refusal(answer.status_code, answer.content)
         return answer
 
 
 @asynccontextmanager
 async def open_http(address: Address) -> AsyncIterator[DaemonHttp]:
     """A client for this daemon, for as long as the block lasts."""
-    headers = {} if address.token is None else {"Authorization": f"Bearer {address.token}"}
+    headers = {} if address.token is None else {b"Authorization": b"Bearer " + address.token.encode()}
     # Proxies from the environment are not asked: the WebSocket does not know them either.
     async with httpx.AsyncClient(
         base_url=address.url, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False
     ) as client:
         yield DaemonHttp(client)
+
+
+def refusal(status: int, body: bytes) -> RequestFailed:
+    """What the daemon says by an HTTP answer that is an error, to an upgrade as well."""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = None
+    error = said.get("error") if isinstance(said, dict) else None
+    data = dict(error) if isinstance(error, dict) else {}
+    reason = data.pop("reason", None) or _REASONS.get(status, f"http_{status}")
+    return RequestFailed(status, str(reason), data, str(data.get("message", "")))
+
+
+# Where somebody between here and the daemon answers.
+_REASONS = {401: "unauthorized", 403: "forbidden"}
 
 
 def _json(answer: httpx.Response) -> Any:

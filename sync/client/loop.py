@@ -19,6 +19,7 @@ class Loop:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.notebook: Notebook
+        self.closed = False
         self._error: Exception | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
@@ -84,6 +85,7 @@ class Loop:
 
     def close(self) -> None:
         """Ends the loop; an error of the end is raised."""
+        self.closed = True
         if self._token is not None:
             self._soon(self._stop.set if hasattr(self, "notebook") else self._scope.cancel)
         self._thread.join()

@@ -1,6 +1,7 @@
 """The Python client, a real daemon and real kernels."""
 
 import base64
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sync.client import (
     SyncTimeout,
     open_notebook,
 )
+from sync.client.blocking_events import BlockingEvents
 from tests.fakes.daemon_process import DaemonProcess, running_daemon
 from tests.fakes.tcp_proxy import Fault, wire_to
 
@@ -315,6 +317,16 @@ async def test_the_end_of_the_daemon_is_no_hang(tmp_path: Path) -> None:
 
 
 async def test_programs_that_do_not_await_have_the_same(daemon: DaemonProcess) -> None:
+    heard: list[str] = []
+
+    def hear(events: BlockingEvents) -> None:
+        try:
+            for _ in events:
+                pass
+            heard.append("quiet")
+        except ConnectionLost as error:
+            heard.append(str(error))
+
     def use() -> None:
         with BlockingNotebook(daemon.url, token=daemon.token, path="b.ipynb", create=True) as nb:
             cell = nb.add_cell("print('x' * 3000)")
@@ -338,6 +350,12 @@ async def test_programs_that_do_not_await_have_the_same(daemon: DaemonProcess) -
             assert nb.save()["path"] == "b.ipynb"
             with pytest.raises(RequestFailed, match="no_input_pending"):
                 nb.input_reply("x")
+            hearing = [threading.Thread(target=hear, args=(events,)) for _ in range(2)]
+            for thread in hearing:
+                thread.start()
+        for thread in hearing:
+            thread.join()
+        assert heard == ["quiet", "quiet"]
         with pytest.raises(ConnectionLost):
             cell.execute()
         with pytest.raises(ConnectionLost):

@@ -2,13 +2,16 @@
 
 import socket as stdlib_socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from sync.client import ConnectionLost, NotebookError, ProtocolError, RequestFailed, SyncTimeout, open_notebook
+from sync.client import connection as client_connection
 from sync.client.events import MAX_WAITING
 from sync.core.frames import Ephemeral, encode_data, encode_frame
 from sync.core.identifiers import automerge_url, document_id
@@ -16,6 +19,7 @@ from sync.core.jsonrpc import RequestError
 from sync.core.mutations import AppendOutput, ClearOutputs, SetFile, SetKernel, Target
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.outputs import StreamOutput
+from sync.websocket import PeerSocket, SocketClosed, connect_socket
 from tests.fakes.scripted_daemon import ScriptedDaemon, scripted_daemon
 from tests.fakes.simulated_clients import DAEMON
 
@@ -97,11 +101,24 @@ async def test_where_nobody_listens_there_is_no_connection() -> None:
                 pass
 
 
-@pytest.mark.parametrize(("status", "reason"), [(401, "unauthorized"), (403, "forbidden"), (500, "http_500")])
-async def test_a_refused_upgrade_says_why(status: int, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "body", "reason", "says"),
+    [
+        (401, b"", "unauthorized", ""),
+        (403, b"", "forbidden", ""),
+        (500, b"<html>", "http_500", ""),
+        (
+            429,
+            b'{"error": {"reason": "too_many_connections", "message": "600 peers"}}',
+            "too_many_connections",
+            "600 peers",
+        ),
+    ],
+)
+async def test_a_refused_upgrade_says_why(status: int, body: bytes, reason: str, says: str) -> None:
     async def refuse(stream: trio.SocketStream) -> None:
         await stream.receive_some()
-        await stream.send_all(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+        await stream.send_all(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
@@ -113,6 +130,7 @@ async def test_a_refused_upgrade_says_why(status: int, reason: str) -> None:
                 pass
         nursery.cancel_scope.cancel()
     assert (failed.value.code, failed.value.reason) == (status, reason)
+    assert str(failed.value) == (f"{reason}: {says}" if says else reason)
 
 
 async def test_a_daemon_that_never_answers_is_given_up(daemon: ScriptedDaemon) -> None:
@@ -136,6 +154,9 @@ async def test_a_daemon_that_is_ending_says_so_while_a_notebook_is_opened(daemon
 async def test_only_one_of_path_and_notebook_is_given() -> None:
     with pytest.raises(ValueError, match="either"):
         async with open_notebook("http://localhost"):
+            pass
+    with pytest.raises(ValueError, match="line breaks"):
+        async with open_notebook("http://localhost", token="secret\n", path="a.ipynb"):
             pass
     with pytest.raises(ValueError, match="URL"):
         async with open_notebook("localhost:8889", path="a.ipynb"):
@@ -372,6 +393,64 @@ async def test_an_execution_is_asked_for_again_and_other_requests_are_lost(daemo
             assert await daemon.wait_asked("execute_cell", times=2) == first
 
     assert daemon.methods().count("interrupt") == 1
+
+
+@pytest.fixture
+def swallowed(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """The second attempt to connect is never answered, as by a network that swallows what it is given; set once it is made."""
+    connect = client_connection.connect_socket
+    attempts = 0
+    swallowed = trio.Event()
+
+    @asynccontextmanager
+    async def connect_once(url: str, **options: Any) -> AsyncIterator[PeerSocket]:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            swallowed.set()
+            await trio.sleep_forever()
+        async with connect(url, **options) as socket:
+            yield socket
+
+    monkeypatch.setattr(client_connection, "connect_socket", connect_once)
+    return swallowed
+
+
+async def test_a_block_is_left_though_an_attempt_to_connect_hangs(
+    daemon: ScriptedDaemon, swallowed: trio.Event
+) -> None:
+    """The end of the block took two minutes."""
+    with trio.fail_after(20):
+        async with opened(daemon) as nb:
+            daemon.drop()
+            await swallowed.wait()
+            assert not nb._connection.connected
+
+
+async def test_a_connection_is_given_up_in_time_though_the_attempt_hangs(
+    daemon: ScriptedDaemon, swallowed: trio.Event
+) -> None:
+    with trio.fail_after(20):
+        async with opened(daemon, reconnect_seconds=0.5) as nb:
+            daemon.drop()
+            await swallowed.wait()
+            with pytest.raises(ConnectionLost, match="no answer from"):
+                await nb.wait_for(lambda: False)
+
+
+async def test_who_does_not_answer_a_connection_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """The system goes on trying for two minutes."""
+
+    async def try_for_ever(*args: object, **options: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", try_for_ever)
+    with pytest.raises(SocketClosed, match="within 10 s"):
+        async with connect_socket("ws://127.0.0.1:1/sync", max_message_bytes=1):
+            pass
+    assert trio.current_time() < 60
 
 
 async def test_edits_go_on_while_the_connection_is_made_anew(daemon: ScriptedDaemon) -> None:
