@@ -5,6 +5,7 @@ Every route is behind `http_guard.Guard`; nothing here looks at tokens.
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from daemon.http_guard import error_response
 from sync.blobs import BlobInfo
@@ -27,6 +29,11 @@ from sync.blobs import BlobInfo
 MAX_BODY_BYTES: Final = 64 * 1024
 # Such a body comes in one packet.
 BODY_SECONDS: Final = 10
+
+# A notebook's file is in memory for as long as its reader takes; nobody downloads many at once.
+MAX_FILES_AT_ONCE: Final = 8
+# What a reader that is slow has a minute for.
+PART_BYTES: Final = 64 * 1024
 
 _BLOB_HEADERS: Final = {
     # The name is the hash of the bytes, so they never change.
@@ -159,9 +166,32 @@ def build_app(api: DaemonApi) -> Starlette:
     return app
 
 
+class _InParts(Response):
+    """A notebook file, sent in parts; `sent` is called when it is, or its reader has gone."""
+
+    media_type = "application/x-ipynb+json"
+
+    def __init__(self, data: bytes, headers: Mapping[str, str], sent: Callable[[], None]) -> None:
+        super().__init__(data, headers=headers)
+        self._sent = sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        try:
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            await send(start)
+            for at in range(0, len(self.body), PART_BYTES):
+                part = self.body[at : at + PART_BYTES]
+                await send({"type": "http.response.body", "body": bytes(part), "more_body": True})
+            await send({"type": "http.response.body"})
+        finally:
+            self._sent()
+
+
 class _Routes:
     def __init__(self, api: DaemonApi) -> None:
         self._api = api
+        self._files = trio.CapacityLimiter(MAX_FILES_AT_ONCE)
 
     async def index(self, request: Request) -> Response:
         return PlainTextResponse(_INDEX)
@@ -196,12 +226,20 @@ class _Routes:
         return Response(status_code=204)
 
     async def notebook_file(self, request: Request) -> Response:
-        notebook_id = request.path_params["id"]
-        data = await self._api.notebook_file(notebook_id)
-        paths = [info.path for info in self._api.notebooks() if info.id == notebook_id]
-        name = quote(Path(paths[0]).name if paths else "notebook.ipynb", safe="")
-        disposition = f"attachment; filename*=utf-8''{name}"
-        return Response(data, headers={"Content-Disposition": disposition}, media_type="application/x-ipynb+json")
+        try:
+            self._files.acquire_on_behalf_of_nowait(request)
+        except trio.WouldBlock:
+            raise ApiError(429, "too_many_requests", f"{MAX_FILES_AT_ONCE} files are being read") from None
+        try:
+            notebook_id = request.path_params["id"]
+            data = await self._api.notebook_file(notebook_id)
+            paths = [info.path for info in self._api.notebooks() if info.id == notebook_id]
+            name = quote(Path(paths[0]).name if paths else "notebook.ipynb", safe="")
+            headers = {"Content-Disposition": f"attachment; filename*=utf-8''{name}"}
+            return _InParts(data, headers, lambda: self._files.release_on_behalf_of(request))
+        except BaseException:
+            self._files.release_on_behalf_of(request)
+            raise
 
     async def kernelspecs(self, request: Request) -> Response:
         return JSONResponse(await self._api.kernelspecs())

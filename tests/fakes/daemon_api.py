@@ -37,6 +37,7 @@ class FakeApi:
         self.blobs = FakeBlobs()
         self.asked: list[tuple[Any, ...]] = []
         self.open_paths: list[str] = []
+        self.file = b"{}"
 
     def info(self, path: str) -> NotebookInfo:
         return NotebookInfo(f"id-{path}", path, f"automerge:{path}", f"automerge:run-{path}", "idle", "python3", 2)
@@ -61,7 +62,7 @@ class FakeApi:
 
     async def notebook_file(self, notebook_id: str) -> bytes:
         self.asked.append(("file", notebook_id))
-        return b"{}"
+        return self.file
 
     async def kernelspecs(self) -> dict[str, Any]:
         return {"python3": {"language": "python"}}

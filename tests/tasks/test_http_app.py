@@ -8,9 +8,11 @@ import httpx
 import pytest
 import trio
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from structlog.testing import capture_logs
+from trio.testing import wait_all_tasks_blocked
 
-from daemon.http_app import MAX_BODY_BYTES, build_app
+from daemon.http_app import MAX_BODY_BYTES, MAX_FILES_AT_ONCE, PART_BYTES, build_app
 from daemon.http_guard import Guard
 from tests.fakes.daemon_api import ALLOWED_ORIGIN, EDITOR, PORT, VIEWER, FakeApi, policy
 
@@ -296,6 +298,62 @@ async def test_the_file_is_a_download_with_its_name(client: httpx.AsyncClient) -
     assert response.content == b"{}"
     assert response.headers["content-type"] == "application/x-ipynb+json"
     assert response.headers["content-disposition"] == "attachment; filename*=utf-8''%C3%A4%20%221%22.ipynb"
+
+
+class Reader:
+    """One who asks for a notebook's file, and takes of it as the test says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.reads = trio.Event()
+        self.status = 0
+        self.parts: list[bytes] = []
+
+    async def ask(self) -> None:
+        scope = {"type": "http", "method": "GET", "path": "/api/notebooks/x/file", "headers": [], "query_string": b""}
+        await self.app(scope, self.receive, self.send)
+
+    async def receive(self) -> Any:
+        raise AssertionError
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message.get("body"):
+            await self.reads.wait()
+            self.parts.append(message["body"])
+
+
+async def test_a_file_is_sent_in_parts_and_to_a_few_readers_at_once(api: FakeApi) -> None:
+    """A big one took more than the minute that one write may take; and each is in memory while its reader takes it."""
+    api.file = bytes(range(256)) * 1000
+    app = build_app(api)
+    slow = [Reader(app) for _ in range(MAX_FILES_AT_ONCE)]
+    async with trio.open_nursery() as nursery:
+        for reader in slow:
+            nursery.start_soon(reader.ask)
+        await wait_all_tasks_blocked()
+        one_more = Reader(app)
+        one_more.reads.set()
+        await one_more.ask()
+        assert one_more.status == 429
+        assert len(api.asked) == MAX_FILES_AT_ONCE, "nor was it made"
+        slow[0].reads.set()
+        await wait_all_tasks_blocked()
+        assert b"".join(slow[0].parts) == api.file
+        assert max(map(len, slow[0].parts)) == PART_BYTES
+        one_more = Reader(app)
+        one_more.reads.set()
+        await one_more.ask()
+        assert (one_more.status, b"".join(one_more.parts)) == (200, api.file)
+        nursery.cancel_scope.cancel()
+    again = [Reader(app) for _ in range(MAX_FILES_AT_ONCE)]
+    async with trio.open_nursery() as nursery:
+        for reader in again:
+            nursery.start_soon(reader.ask)
+        await wait_all_tasks_blocked()
+        assert [reader.status for reader in again] == [200] * MAX_FILES_AT_ONCE, "whoever has gone holds no place"
+        nursery.cancel_scope.cancel()
 
 
 async def test_kernelspecs_are_passed_on(client: httpx.AsyncClient) -> None:
