@@ -31,7 +31,9 @@ class ChangeLog:
 
     def __init__(self) -> None:
         self._changes: list[LoggedChange] = []
-        self._heads: list[Heads] = [()]
+        # Not of every position where there are many: see `_FEW_HEADS`.
+        self._heads: list[Heads | None] = [()]
+        self._open: set[ChangeHash] = set()
         self._index: dict[ChangeHash, int] = {}
         self._bytes: list[int] = [0]
         self._payloads: dict[tuple[int, int], bytes] = {}
@@ -63,15 +65,24 @@ class ChangeLog:
         self._index[change.hash] = len(self._changes)
         self._changes.append(change)
         self._bytes.append(self._bytes[-1] + len(change.chunk))
-        previous = self._heads[-1]
-        if previous == change.deps:
-            self._heads.append((change.hash,))
-        else:
-            self._heads.append(tuple(sorted((set(previous) - set(change.deps)) | {change.hash})))
+        self._open.difference_update(change.deps)
+        self._open.add(change.hash)
+        kept = len(self._open) <= _FEW_HEADS or len(self._changes) % _HEADS_KEPT_EVERY == 0
+        self._heads.append(tuple(sorted(self._open)) if kept else None)
 
     def heads(self, position: int | None = None) -> Heads:
         """The heads of the first `position` changes (of all, without one), sorted."""
-        return self._heads[-1 if position is None else position]
+        if position is None:
+            position = len(self._changes)
+        found = self._heads[position]
+        if found is None:
+            start = position - position % _HEADS_KEPT_EVERY
+            heads = set(self._heads[start] or ())
+            for change in self._changes[start:position]:
+                heads.difference_update(change.deps)
+                heads.add(change.hash)
+            found = tuple(sorted(heads))
+        return found
 
     def position_of(self, change_hash: ChangeHash) -> int | None:
         """How long the shortest prefix is that holds this change; None if it is unknown."""
@@ -86,14 +97,23 @@ class ChangeLog:
         """Bytes of the changes from `start` up to `end`."""
         return self._bytes[end] - self._bytes[start]
 
-    def ancestors(self, heads: Iterable[ChangeHash], start: int = 0) -> set[int]:
-        """Indexes >= `start` of all changes that are in `heads` or behind them; unknown hashes count as nothing.
+    def covered_by(self, hashes: Iterable[ChangeHash]) -> int:
+        """A position: all before it is among `hashes` or behind them. Mostly the highest such one, at the cost of a look."""
+        known = set(hashes)
+        for position in sorted(filter(None, map(self.position_of, known)), reverse=True)[:_POSITIONS_LOOKED_AT]:
+            if known.issuperset(self.heads(position)):
+                return position
+        return 0
 
-        The cost is the number of indexes found, so a caller who knows that a prefix is covered passes its end.
+    def ancestors(self, heads: Iterable[ChangeHash], start: int = 0, most: int | None = None) -> set[int]:
+        """Indexes >= `start` of changes that are in `heads` or behind them; unknown hashes count as nothing.
+
+        All of them, but for those beyond the first `most`. The cost is the number of indexes found, some 2 us each, so a
+        caller who knows that a prefix is covered passes its end.
         """
         found: set[int] = set()
         stack = [index for index in map(self._index.get, heads) if index is not None and index >= start]
-        while stack:
+        while stack and (most is None or len(found) < most):
             index = stack.pop()
             if index in found:
                 continue
@@ -155,7 +175,11 @@ def missing_dependencies(log: ChangeLog, changes: Sequence[LoggedChange]) -> set
 
 
 def builds_on(log: ChangeLog, further: Sequence[LoggedChange], deps: Sequence[ChangeHash], wanted: ChangeHash) -> bool:
-    """Whether a change is among `deps` or behind them, in the log or in `further` changes; the cost is what lies between."""
+    """Whether a change is among `deps` or behind them, in the log or in `further` changes.
+
+    The cost is what lies between, unless a look tells. It is not looked for behind more than `MAX_WALKED` changes, which lie
+    between only where somebody keeps branches apart.
+    """
     if wanted in deps:
         return True
     by_hash = {change.hash: change.deps for change in further}
@@ -174,8 +198,18 @@ def builds_on(log: ChangeLog, further: Sequence[LoggedChange], deps: Sequence[Ch
             else:
                 inside.extend(behind)
     position = log.position_of(wanted)
-    return position is not None and position - 1 in log.ancestors(logged, position - 1)
+    if position is None:
+        return False
+    return position <= log.covered_by(logged) or position - 1 in log.ancestors(logged, position - 1, MAX_WALKED)
 
 
+# Changes that are walked through to find out what is behind some heads: 40 ms.
+MAX_WALKED = 20_000
+# So many heads are kept for each position; where there are more, for one in so many positions. A thousand heads, by somebody
+# who keeps them apart, would take 8 KB for each change.
+_FEW_HEADS = 8
+_HEADS_KEPT_EVERY = 64
+# The newest of many hashes tell, or none does.
+_POSITIONS_LOOKED_AT = 16
 # Peers that keep up differ by a few positions at any moment; older joins are never asked for again.
 _CACHED_PAYLOADS = 32

@@ -65,6 +65,13 @@ MAX_PENDING_BYTES = 32 * MIB  # two of the largest frames
 # Operations that are applied in one go (0.5 to 3 us each, in which nothing else runs); more come one group after another.
 MAX_GROUP_OPS = 10_000
 
+# The same in changes: one takes 12 us to 0.5 ms, the latter where there are very many authors or heads.
+MAX_GROUP_CHANGES = 100
+
+# Heads of a document: as many branches would have to be open at once, and whoever merges them names each. What one more change
+# takes grows with their number: 9 000, in 900 KB on the wire, held the loop for a minute.
+MAX_DOCUMENT_HEADS = MAX_HEADS
+
 # Operations of one change: 115 bytes can say 2 million, which took 5.8 s and 1 GB to apply. This many take 0.3 s.
 MAX_CHANGE_OPS = 100_000
 

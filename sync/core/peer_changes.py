@@ -8,12 +8,14 @@ from typing import Protocol
 from sync.core.binding import object_id
 from sync.core.change_log import LoggedChange, builds_on, missing_dependencies
 from sync.core.changes import CheckedChange
-from sync.core.document import ChangesRefused, Document, Subscriber
+from sync.core.document import ChangeLogPreview, ChangesRefused, Document, Subscriber
 from sync.core.identifiers import ActorId, ChangeHash, DocumentId
 from sync.core.jsonrpc import RequestError
 from sync.core.limits import (
     MAX_DOCUMENT_BYTES,
+    MAX_DOCUMENT_HEADS,
     MAX_DOCUMENT_OPS,
+    MAX_GROUP_CHANGES,
     MAX_GROUP_OPS,
     MAX_PENDING_BYTES,
     MAX_PENDING_CHANGES,
@@ -193,6 +195,8 @@ class PeerChanges:
                 raise ChangesRefused(f"the change has no operations, but starts at {change.start_op} behind {behind}")
             above[change.hash] = change.max_op
             highest = max(highest, change.max_op)
+        if len(ChangeLogPreview(document.log, logged).heads) > MAX_DOCUMENT_HEADS:
+            raise ChangesRefused(f"the document would have more than {MAX_DOCUMENT_HEADS} heads")
         if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")
         inflated = sum(change.inflated_size for change in changes)
@@ -213,7 +217,7 @@ def groups(changes: Sequence[CheckedChange]) -> Iterator[Sequence[CheckedChange]
     """Cuts changes into what may be applied in one go; one change is never cut."""
     start = operations = 0
     for index, change in enumerate(changes):
-        if index > start and operations + change.op_count > MAX_GROUP_OPS:
+        if index > start and (operations + change.op_count > MAX_GROUP_OPS or index - start >= MAX_GROUP_CHANGES):
             yield changes[start:index]
             start, operations = index, 0
         operations += change.op_count

@@ -14,6 +14,7 @@ never negotiates with Bloom filters. The rules, each from a measurement with sto
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sync.core.change_log import MAX_WALKED
 from sync.core.document import Document
 from sync.core.identifiers import ChangeHash
 from sync.core.limits import MAX_NEED
@@ -90,7 +91,9 @@ class Subscription:
                 # With edits that we lack, only this tells what it had of ours. A replica without heads has nothing,
                 # whatever its storage remembers of the last sync.
                 hashes += [change_hash for last_sync in message.last_sync for change_hash in last_sync]
-            had = log.ancestors(hashes)
+            self.sent = min(log.covered_by(hashes), self.document.published)
+            # What is not found is sent; twice does no harm.
+            had = log.ancestors(hashes, self.sent, MAX_WALKED)
             while self.sent in had:
                 self.sent += 1
         # Its own newest changes may be in the log and not published yet.

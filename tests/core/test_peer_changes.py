@@ -11,6 +11,7 @@ from sync.core.changes import CheckedChange, check_change, check_changes
 from sync.core.document import Document
 from sync.core.identifiers import document_id
 from sync.core.limits import (
+    MAX_GROUP_CHANGES,
     MAX_GROUP_OPS,
     MAX_GROUP_VALUES,
     MAX_PENDING_BYTES,
@@ -210,6 +211,29 @@ def test_neither_are_thousands_of_cells_made_at_once_nor_ever_more(monkeypatch: 
     assert typing.peer.refused == ["more than 10000 keys and items at once, or 15000 in all"]
 
 
+def test_branches_are_not_kept_apart_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """9 000 changes of as many authors beside each other, in 900 KB, held the loop for a minute."""
+    monkeypatch.setattr("sync.core.peer_changes.MAX_DOCUMENT_HEADS", 3)
+    editing = Editing()
+    branches = [core.Document.load(editing.document.replica.save()) for _ in range(4)]
+    changes = []
+    for number, branch in enumerate(branches):
+        before = branch.get_heads()
+        with branch.transaction() as tx:
+            tx.put(core.ROOT, f"k{number}", core.ScalarType.Int, 1)
+        changes += check_changes(b"".join(change.bytes for change in branch.get_changes(before)))
+    assert editing.take(*changes[:3])
+    assert editing.take(changes[3]) == []
+    assert editing.peer.refused == ["the document would have more than 3 heads"]
+
+    merging = core.Document.load(editing.document.replica.save())
+    with merging.transaction() as tx:
+        tx.put(core.ROOT, "merged", core.ScalarType.Int, 1)
+    [merged] = check_changes(merging.get_changes(list(editing.document.heads()))[0].bytes)
+    assert editing.take(merged), "whoever merges them is welcome"
+    assert editing.take(changes[3]) == [changes[3]]
+
+
 def test_few_operations_with_long_values_can_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 MiB of one letter are 8 KB on the wire."""
     monkeypatch.setattr("sync.core.peer_changes.MAX_DOCUMENT_BYTES", 4_000_000)
@@ -299,3 +323,4 @@ def test_many_operations_are_cut_into_groups_and_one_change_never() -> None:
     assert sizes([1, 1, 1]) == [3]
     assert sizes([MAX_GROUP_OPS // 2, MAX_GROUP_OPS // 2, 1]) == [2, 1]
     assert sizes([1, 5 * MAX_GROUP_OPS, 1]) == [1, 1, 1]
+    assert sizes([1] * (2 * MAX_GROUP_CHANGES + 1)) == [MAX_GROUP_CHANGES, MAX_GROUP_CHANGES, 1]
