@@ -143,6 +143,7 @@ class Room:
         self.runtime.on_notebook_changed = self._notebook_changed
         self.runtime.on_widgets_gone = self.past_widgets.note
         self.runtime.on_transition = self._note_transition
+        self.runtime.on_deadline = self._move_deadline
         self.runtime.on_execution = _log_execution
         self.writer = DocWriter(
             notebook=self.notebook,

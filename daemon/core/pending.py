@@ -23,6 +23,7 @@ class PendingBatch:
         self._batch = Batch()
         self._kernel: dict[str, Any] = {}
         self._queue: SetQueue | None = None
+        self._queue_is_told = True
 
     def mutate(self, mutations: Iterable[Mutation], urgency: Urgency = Urgency.NORMAL) -> None:
         """Queues mutations that need no decision."""
@@ -54,9 +55,9 @@ class PendingBatch:
         """Fields of `kernel` (`SetKernel`) as they now are."""
         self._kernel.update(fields)
 
-    def set_queue(self, executing: str | None, queued: tuple[str, ...]) -> None:
-        """The queue as it now is; only the last state counts, so there is one event a commit."""
-        self._queue = SetQueue(executing, queued)
+    def set_queue(self, executing: str | None, queued: tuple[str, ...], *, tell: bool) -> None:
+        """The queue as it now is; only the last state counts, so there is one event a commit, if the commit is to `tell`."""
+        self._queue, self._queue_is_told = SetQueue(executing, queued), tell
 
     def take(self, comms: Sequence[CommMutation], outputs: Sequence[Mutation]) -> Batch:
         """Everything that waits, with what happened to comms and outputs, in an order that is right within one commit."""
@@ -67,9 +68,10 @@ class PendingBatch:
         if self._queue is not None:
             queue, self._queue = self._queue, None
             batch.mutations.append(queue)
-            # Behind what led to it.
-            params = {"executing": queue.executing, "queued": list(queue.queued)}
-            batch.notices.append(PendingEvent("queue_changed", params))
+            if self._queue_is_told:
+                # Behind what led to it.
+                params = {"executing": queue.executing, "queued": list(queue.queued)}
+                batch.notices.append(PendingEvent("queue_changed", params))
         batch.mutations.extend(comms)
         batch.changes_file = batch.changes_file or bool(outputs) or any(isinstance(m, SetCell) for m in batch.mutations)
         batch.mutations.extend(outputs)

@@ -109,11 +109,14 @@ class Runtime(KernelMessages):
         self.widgets.expire()
         self._take_widgets()
         self._watch_widgets()
+        if self._queue_due is not None and self._monotonic() >= self._queue_due:
+            self._queue_due, self._queue_changed = None, True
+            self._wake(Urgency.NORMAL)
 
     @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
-        deadlines = [at for at in (self.queue.deadline, self.widgets.deadline) if at is not None]
+        deadlines = [at for at in (self.queue.deadline, self.widgets.deadline, self._queue_due) if at is not None]
         return min(deadlines, default=None)
 
     # Widgets.

@@ -3,10 +3,13 @@
 from itertools import count
 from typing import Any
 
+import pytest
+
 from daemon.core.effects import SendExecute, SendInput, SendQuestion
 from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS, LOST_SECONDS
 from daemon.core.prompt import MAX_PROMPT_CHARS
 from daemon.core.runtime import Runtime
+from daemon.core.transitions import QUEUE_SECONDS, SHORT_QUEUE
 from kernel_bridge.core import messages as k
 from sync.core.mutations import (
     KERNEL_LOG,
@@ -246,6 +249,40 @@ def test_a_dead_kernel_ends_all_and_says_so() -> None:
         "kernel_error",
         "queue_changed",
     ]
+
+
+def test_a_long_queue_is_told_so_often_only_and_at_last() -> None:
+    """It is told whole: told with each execution of a run of 800, it was 17 MB for each peer."""
+    names = [f"c{number}" for number in range(SHORT_QUEUE + 3)]
+    machine = Machine(*names).ready()
+    deadlines: list[float | None] = []
+    machine.runtime.on_deadline = lambda: deadlines.append(machine.runtime.deadline)
+
+    def told() -> list[list[str]]:
+        return [queued for method, queued in events(machine.drain()) if method == "queue_changed"]
+
+    machine.submit(*names)
+    assert [len(queued) for queued in told()] == [SHORT_QUEUE + 3]
+    machine.begin(names[0])
+    batch = machine.drain()
+    assert "queue_changed" not in [method for method, _ in events(batch)]
+    assert of_type(batch, SetQueue) == [SetQueue("x-c0", tuple(f"x-{name}" for name in names[1:]))], (
+        "the document has it"
+    )
+    [due] = deadlines
+    assert due == pytest.approx(QUEUE_SECONDS * (SHORT_QUEUE + 2))
+    machine.finish(names[0])
+    machine.begin(names[1])
+    assert told() == []
+    assert len(deadlines) == 1
+
+    machine.now = due or 0.0
+    machine.runtime.expire()
+    assert [len(queued) for queued in told()] == [SHORT_QUEUE + 1]
+    assert machine.runtime.deadline is None
+    machine.finish(names[1])
+    machine.begin(names[2])
+    assert [len(queued) for queued in told()] == [SHORT_QUEUE], "of a short one with each"
 
 
 def test_a_deleted_cell_takes_its_queued_executions_with_it() -> None:
