@@ -193,7 +193,7 @@ async def test_thousands_of_new_cells_leave_turns_to_others_and_are_published_to
 
     assert room.writer.commits == 3
     assert set(published) == {begin}
-    assert len(published) >= 3, "others had their turn after each"
+    assert len(published) >= 2, "others had their turn between them"
     assert room.peer.notices[0].requires[0] == (room.runtime.id, begin + 3)
 
 
