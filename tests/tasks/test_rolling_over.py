@@ -215,7 +215,7 @@ async def test_a_copy_that_fails_leaves_the_room_as_it_was(tmp_path: Path, monke
 async def test_what_is_committed_while_the_copy_is_made_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rolling_over, "SLICE_SECONDS", 1e-6)  # one mutation a slice, until it gives up its patience
+    monkeypatch.setattr(rolling_over, "TURN_SECONDS", 1e-6)  # one mutation a slice, until it gives up its patience
     async with running(tmp_path) as daemon:
         daemon.write("a.ipynb")
         room = await daemon.open()

@@ -14,7 +14,7 @@ from sync.core.binding import Transaction
 from sync.core.limits import MAX_PENDING_CHANGES
 from sync.core.mutations import AddCell, SetKernel
 from sync.core.prepared import NEW_ENTRIES_AT_ONCE
-from sync.core.runtime_reading import read_cell
+from sync.core.runtime_reading import read_cell, read_runtime
 from sync.core.urgency import Urgency
 from sync.writer import COMMIT_INTERVAL, HeadsRefused, WriterEnded
 from tests.fakes.recipients import RecordingRecipient
@@ -195,6 +195,26 @@ async def test_thousands_of_new_cells_leave_turns_to_others_and_are_published_to
     assert set(published) == {begin}
     assert len(published) >= 2, "others had their turn between them"
     assert room.peer.notices[0].requires[0] == (room.runtime.id, begin + 3)
+
+
+async def test_a_succession_that_begins_between_the_commits_of_one_step_lacks_nothing(
+    room: WrittenDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sync.turns.TURN_SECONDS", 0.0)
+    begin = len(room.runtime.log)
+    async with room.running():
+        await wait_all_tasks_blocked()
+        room.want(*(AddCell(f"c{number}", number) for number in range(3 * NEW_ENTRIES_AT_ONCE)))
+        while len(room.runtime.log) == begin:
+            await trio.lowlevel.checkpoint()
+        assert len(room.runtime.log) < begin + 3
+        succession = room.writer.begin_succession(b"s" * 16)
+        await room.writer.flush()
+        succession.catch_up()
+
+    old, new = (read_runtime(document.replica) for document in (room.runtime, succession.document))
+    assert len(new["cells"]) == 3 * NEW_ENTRIES_AT_ONCE
+    assert new == old
 
 
 async def test_a_peer_that_sends_more_than_can_be_taken_waits(room: WrittenDocuments) -> None:
