@@ -25,6 +25,7 @@ from sync.core.identifiers import ActorId
 from sync.core.limits import (
     MAX_DOCUMENT_OPS,
     MAX_DOCUMENT_VALUES,
+    MAX_GROUP_PLACES,
     MAX_GROUP_VALUES,
     MAX_REWRITING,
     MAX_SOURCE_BYTES,
@@ -92,17 +93,21 @@ class References:
         yield from self.catching_up()
         additions = Additions(len(chunks), len(self._numbers), _Made(self._made), _Counted(Counter(), Counter()), set())
         made, counted = additions.made, additions.counted
+        places = 0
         try:
             for chunk in chunks:
                 opened = open_change(chunk)
                 names = self._names(opened)
-                for number, run in enumerate(_runs(opened)):
+                for run in _simple_runs(opened):
+                    places += 1
+                    if places > MAX_GROUP_PLACES:
+                        raise TooMuch(f"more than {MAX_GROUP_PLACES} places are changed at once")
                     made.check(run, names)
                     made.count(run, names, counted)
                     self._check_values(counted)
                     if run.key is not None:
                         made.note_keys(run, names, additions.keys)
-                    if not number % _RUNS_AT_ONCE:
+                    if not places % _RUNS_AT_ONCE:
                         yield
             self._check_counted(counted)
         except BaseException:
@@ -261,7 +266,7 @@ class _Made:
                 own.add(start, end, obj)
 
     def check(self, run: OperationRun, names: _Names) -> None:
-        """Checks what operations refer to, and notes what they make.
+        """Checks what operations of a simple run refer to, and notes what they make.
 
         Raises:
             Unfounded: it is not there.
@@ -272,20 +277,12 @@ class _Made:
             raise Unfounded("an operation on an object that is not there")
         if (kind == MAKE_MAP) != (run.key is not None):
             raise Unfounded("an operation on an object of another kind")
-        if run.rows > 1 and not self._is_simple(run):
-            for row in range(run.rows):
-                self.check(_row(run, row), names)
-            return
         if run.key is None:
             self._check_elements(run, names, obj)
         # Deleting a text: what goes is what was inserted, and that it is there is known by now.
         if run.preds != (run.elements,):
             self._check_preds(run, names, obj)
         self.add(run, names)
-
-    def _is_simple(self, run: OperationRun) -> bool:
-        """Whether one look is enough for all rows."""
-        return (run.elements is None or abs(run.elements.step) <= 1) and run.preds in ((), (run.elements,))
 
     def _check_elements(self, run: OperationRun, names: _Names, obj: Id) -> None:
         if run.elements is None:
@@ -363,6 +360,16 @@ class _Made:
         if inserted is not None:
             return _place(inserted[0], operation)
         return None if self._behind is None else self._behind._place_of(operation)
+
+
+def _simple_runs(opened: ChangeBody) -> Iterator[OperationRun]:
+    """Runs of which one look is enough for all rows."""
+    for run in _runs(opened):
+        together = (run.elements is None or abs(run.elements.step) <= 1) and run.preds in ((), (run.elements,))
+        if run.rows == 1 or together:
+            yield run
+        else:
+            yield from (_row(run, row) for row in range(run.rows))
 
 
 def _object(run: OperationRun, names: _Names) -> Id:
