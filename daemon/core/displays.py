@@ -15,7 +15,7 @@ Place: TypeAlias = tuple[OutputList, WholeEntry]
 
 
 @dataclass(frozen=True, slots=True)
-class DisplayUpdate:
+class NewData:
     """What update_display_data said; `size` in bytes, about."""
 
     display_id: str
@@ -28,7 +28,7 @@ class DisplayUpdate:
 class _Shown:
     places: dict[str, Place] = field(default_factory=dict)  # by output id
     newer: dict[str, Place] = field(default_factory=dict)  # those that the update is not for
-    update: DisplayUpdate | None = None
+    update: NewData | None = None
 
 
 class Displays:
@@ -54,7 +54,7 @@ class Displays:
         places = shown.places if shown.update is None else shown.newer
         places[entry.output_id] = outputs, entry
 
-    def update(self, update: DisplayUpdate) -> int:
+    def update(self, update: NewData) -> int:
         """New data for all places; returns how many there are."""
         shown = self._shown.get(update.display_id)
         if shown is None:
@@ -76,7 +76,7 @@ class Displays:
         if not shown.places:
             del self._shown[display_id]
 
-    def take(self) -> Iterator[tuple[DisplayUpdate, Place]]:
+    def take(self) -> Iterator[tuple[NewData, Place]]:
         """The updates that wait, for each of their places; none waits after it."""
         for display_id in list(self._updated):
             shown = self._shown[display_id]
@@ -85,7 +85,7 @@ class Displays:
             for place in places:
                 yield update, place
 
-    def _take(self, display_id: str, shown: _Shown) -> DisplayUpdate:
+    def _take(self, display_id: str, shown: _Shown) -> NewData:
         update = shown.update
         assert update is not None  # as `_updated` says
         self.waiting -= update.size

@@ -8,7 +8,7 @@ progress bar costs what is to be seen when the writer looks, not what was sent.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from daemon.core.displays import Displays, DisplayUpdate
+from daemon.core.displays import Displays, NewData
 from daemon.core.output_list import (
     Entry,
     OutputLimits,
@@ -111,7 +111,7 @@ class OutputReducer:
 
     def update_display(self, display_id: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> int:
         """update_display_data: new data for all outputs with that id, wherever they are; returns how many there are."""
-        return self._displays.update(DisplayUpdate(display_id, data, metadata, value_size(data) + value_size(metadata)))
+        return self._displays.update(NewData(display_id, data, metadata, value_size(data) + value_size(metadata)))
 
     def end(self, target: Target) -> None:
         """The execution that wrote here is over. Outputs that come late still come out right."""
