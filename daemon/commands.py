@@ -48,7 +48,7 @@ async def run_notebook(
         _require_place(output)
     printer = Printer()
     async with open_http(Address(url, "", token)) as http:
-        opened = {entry["notebook"] for entry in json.loads(await http.read("/api/notebooks"))["notebooks"]}
+        opened = {entry["notebook"] for entry in (await http.read_json("/api/notebooks"))["notebooks"]}
         async with open_notebook(url, token=token, path=path) as notebook:
             try:
                 await notebook.launch()
@@ -115,9 +115,10 @@ async def _interrupt_on_ctrl_c(
 def _require_place(output: Path) -> None:
     """Finds out before all cells have run that their outputs could not be written."""
     folder = output.parent
-    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        why = "it is a folder" if output.is_dir() else f"there is no folder {folder} that can be written"
-        raise Unwritable(f"--output {output}: {why}")
+    if output.exists() and not output.is_file():
+        raise Unwritable(f"--output {output}: it is no file")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise Unwritable(f"--output {output}: there is no folder {folder} that can be written")
 
 
 async def _write_copy(http: DaemonHttp, notebook: Notebook, output: Path) -> None:
@@ -131,7 +132,9 @@ async def _write_copy(http: DaemonHttp, notebook: Notebook, output: Path) -> Non
 async def watch_notebook(url: str, token: str, path: str) -> int:
     """Shows every execution that starts, until Ctrl-C; the exit code of `notebookd watch`."""
     printer = Printer()
-    async with open_notebook(url, token=token, path=path) as notebook:
+    async with open_http(Address(url, "", token)) as http:
+        found = await _find(http, path)
+    async with open_notebook(url, token=token, notebook=found) as notebook:
         events = notebook.events()
         printer.say(f"watching {Path(path).name}: kernel {notebook.kernel_status}; Ctrl-C ends", "dim")
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -141,6 +144,21 @@ async def watch_notebook(url: str, token: str, path: str) -> int:
                     nursery.cancel_scope.cancel()
                     break
     return EXIT_OK
+
+
+async def _find(http: DaemonHttp, path: str) -> str:
+    """The notebook's Automerge URL; it is opened where it is not, but for viewers, who open nothing."""
+    try:
+        return (await http.open_notebook(path, create=False, kernel_name=None))["notebook"]
+    except RequestFailed as failed:
+        if failed.reason != "forbidden":
+            raise
+        refused = failed
+    for entry in (await http.read_json("/api/notebooks"))["notebooks"]:
+        if f"/{path}".endswith(f"/{entry['path']}"):
+            return str(entry["notebook"])
+    why = "it is not open, and a viewer's token opens nothing"
+    raise RequestFailed(refused.code, refused.reason, refused.data, why) from refused
 
 
 async def _watch(notebook: Notebook, events: EventStream, printer: Printer) -> None:
@@ -166,11 +184,7 @@ async def _follow_started(
 async def show_status(url: str, token: str, *, as_json: bool) -> int:
     """Prints the daemon and its notebooks; the exit code of `notebookd status`."""
     async with open_http(Address(url, "", token)) as http:
-        said = await http.read("/api/status")
-    try:
-        status = json.loads(said)
-    except ValueError as error:
-        raise ProtocolError("this is no notebookd") from error
+        status = await http.read_json("/api/status")
     if as_json:
         print(json.dumps({"url": url, **status}))
         return EXIT_OK

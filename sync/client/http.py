@@ -139,6 +139,17 @@ class DaemonHttp:
         """
         return (await self._send("GET", path)).content
 
+    async def read_json(self, path: str) -> dict[str, Any]:
+        """The JSON object that the daemon answers to a GET of this path.
+
+        Raises:
+            ProtocolError: it is none, so this is no daemon; the others as `read`.
+        """
+        said = _json(await self._send("GET", path))
+        if not isinstance(said, dict):
+            raise ProtocolError(f"{path} is no JSON object: this is no notebookd")
+        return said
+
     async def close_unsaved(self, notebook_id: str, peer_id: str) -> bool:
         """Ends a notebook without writing its file; False, and nothing done, if others than this peer are in it or wrote.
 

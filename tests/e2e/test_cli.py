@@ -331,6 +331,22 @@ async def test_the_second_ctrl_c_leaves_it_running(tmp_path: Path) -> None:
         assert status["notebooks"][0]["queue"]["executing"] is not None
 
 
+async def test_a_viewer_watches_what_is_open(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, "--viewer-token", "look") as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
+        for named in ("n.ipynb", str(path)):
+            refused = await notebookd("watch", named, "--token", "look", state_dir=tmp_path / "state")
+            assert (refused.returncode, b"it is not open" in refused.stderr) == (1, True)
+        runner = await start_run(daemon, path, tmp_path)
+        for named in ("n.ipynb", str(path)):
+            watcher = await start("watch", Path(named), tmp_path, "--token", "look")
+            await read_until(watcher, b"  begun\n")
+            watcher.send_signal(signal.SIGINT)
+            assert await watcher.wait() == 0
+        runner.terminate()
+        await runner.wait()
+
+
 async def test_a_watch_that_begins_in_the_middle_shows_what_runs_and_ends_with_the_daemon(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
@@ -384,8 +400,8 @@ async def start_run(daemon: DaemonProcess, path: Path, tmp_path: Path) -> trio.P
     return process
 
 
-async def start(command: str, path: Path, tmp_path: Path) -> trio.Process:
-    line = [sys.executable, "-m", "daemon", command, str(path), "--state-dir", str(tmp_path / "state")]
+async def start(command: str, path: Path, tmp_path: Path, *options: str) -> trio.Process:
+    line = [sys.executable, "-m", "daemon", command, str(path), "--state-dir", str(tmp_path / "state"), *options]
     return await trio.lowlevel.open_process(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
