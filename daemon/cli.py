@@ -53,8 +53,8 @@ def main() -> NoReturn:
         print(f"notebookd: {failure}", file=sys.stderr)
         sys.exit(failure.code)
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing is left to say, not even at the interpreter's exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone: nothing is left to say.
+        _silence_stdout()
         sys.exit(EXIT_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -121,7 +121,10 @@ def serve(
 
             def announce(info: dict[str, Any]) -> None:
                 state.announce(info)
-                print(json.dumps(info), flush=True)
+                try:
+                    print(json.dumps(info), flush=True)
+                except BrokenPipeError:  # nobody reads it here; who wants to know finds it in the state directory
+                    _silence_stdout()
 
             trio.run(run_daemon, config, state, announce)
     except StateDirTaken as taken:
@@ -226,6 +229,11 @@ def stop(*, state_dir: Path | None = None) -> int:
     if not trio.run(wait_until_free, _state_dir(state_dir), STOP_SECONDS):
         raise Failure(EXIT_FAILED, f"process {info['pid']} does not end; its log says why")
     return 0
+
+
+def _silence_stdout() -> None:
+    """Nothing more goes to a closed pipe, not even at the interpreter's exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _NO_DAEMON = "no daemon is running here; start one with `notebookd serve`"

@@ -269,6 +269,23 @@ async def test_ctrl_c_ends_the_daemon_with_0(tmp_path: Path) -> None:
         assert daemon.process.returncode == 0
 
 
+async def test_a_daemon_serves_also_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "daemon", "serve", "--port", "0", "--state-dir", str(tmp_path)]
+    unread = await trio.lowlevel.open_process(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert unread.stdout is not None
+    await unread.stdout.aclose()
+    await read_until(unread, b"listening", unread.stderr)
+    assert (await notebookd("status", state_dir=tmp_path)).returncode == 0
+    unread.terminate()
+    assert await unread.wait() == 0
+
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *line]
+    silent = await trio.lowlevel.open_process(closed, stdout=subprocess.PIPE)
+    await read_until(silent, b"sync_url")
+    silent.terminate()
+    assert await silent.wait() == 0
+
+
 async def test_watch_shows_what_another_runs(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         path = write_notebook(daemon.root / "n.ipynb", "print('seen by the watcher')")
@@ -405,10 +422,11 @@ async def start(command: str, path: Path, tmp_path: Path, *options: str) -> trio
     return await trio.lowlevel.open_process(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-async def read_until(process: trio.Process, wanted: bytes) -> None:
-    assert process.stdout is not None
+async def read_until(process: trio.Process, wanted: bytes, stream: trio.abc.ReceiveStream | None = None) -> None:
+    stream = stream or process.stdout
+    assert stream is not None
     seen = bytearray()
     while wanted not in seen:
-        part = await process.stdout.receive_some()
+        part = await stream.receive_some()
         assert part, seen.decode()
         seen += part
