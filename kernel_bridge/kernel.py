@@ -251,6 +251,10 @@ class Kernel:
         self.broken_links -= 1
         self.reconnections += 1
         self._unread.clear()
+        if self._subshell_known is not None and not self._subshell_known.is_set():
+            # The request for one, or its reply, may be lost: who waits does without, and the next one asks anew.
+            self._subshell_known.set()
+            self._subshell_known = None
 
     def end(self) -> None:
         """The process ended: from now on every request raises KernelGone."""

@@ -63,11 +63,14 @@ def find_kernelspec(name: str) -> KernelSpec:
     """Looks up one kernelspec.
 
     Raises:
-        NoSuchKernel: there is none of this name, or its kernel.json is broken.
+        NoSuchKernel: there is none of this name, or it cannot be read.
     """
     # Names are folded as jupyter_client does, for file systems that do.
     folded = name.lower()
-    folders = KernelSpecManager().find_kernel_specs()
+    try:
+        folders = KernelSpecManager().find_kernel_specs()
+    except OSError as error:  # a folder of them that may not be read, or is gone meanwhile
+        raise NoSuchKernel(name, f"the kernelspecs cannot be read: {error}") from error
     folder = folders.get(folded)
     if folder is None:
         raise NoSuchKernel(name, f"it is not installed; there are: {', '.join(sorted(folders)) or 'none'}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
+from jupyter_client.kernelspec import KernelSpecManager
 
 from kernel_bridge import Kernel, KernelGone, KernelLaunchFailed, KernelSpec, NoSuchKernel, SinkFailed, run_kernel
 from kernel_bridge.core.messages import (
@@ -530,6 +531,15 @@ async def test_kernelspecs_are_found_by_name_and_listed(bash_kernelspec: str) ->
     assert caught.value.name == "cobol"
     with pytest.raises(NoSuchKernel):
         find_kernelspec("../../etc")
+
+
+async def test_kernelspecs_that_cannot_be_looked_for_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: KernelSpecManager) -> None:
+        raise PermissionError("Permission denied: '/opt/kernels'")
+
+    monkeypatch.setattr(KernelSpecManager, "find_kernel_specs", refuse)
+    with pytest.raises(NoSuchKernel, match="cannot be read"):
+        find_kernelspec("python3")
 
 
 async def test_a_broken_kernelspec_is_none(jupyter_home: Path) -> None:

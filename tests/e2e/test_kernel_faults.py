@@ -20,7 +20,7 @@ from daemon.room import new_id, timestamp
 from kernel_bridge.core.unread import MAX_UNREAD_BYTES
 from kernel_bridge.launcher import FREE_DESCRIPTORS
 from sync.writer import PendingEvent
-from tests.fakes.scripted_kernel import ARGV, WIRED_ARGV
+from tests.fakes.scripted_kernel import ARGV, SUBSHELLS, WIRED_ARGV
 from tests.fakes.served_daemon import ServedDaemon
 from tests.fakes.thin_peer import RequestFailed, ThinPeer, open_thin_peer
 
@@ -222,6 +222,19 @@ async def test_what_is_lost_with_a_broken_connection_ends_all_the_same(scripted:
         assert text == shown_text
         assert "broke and was made again" in await log_of(peer)
         assert (await play(peer, HONEST))[:2] == ("done", "honest")
+
+
+async def test_what_waits_for_a_lost_answer_of_the_bridges_own_goes_on_after_a_new_connection(
+    scripted: ServedDaemon,
+) -> None:
+    scripted.add_kernelspec("no-subshell", [*WIRED_ARGV, SUBSHELLS])
+    async with peer_of(scripted, "no-subshell") as peer:
+        assert (await peer.refusal("complete", code="a", cursor_pos=1)).reason == "timeout"
+        script = "begin(); say_of('complete_request', {'matches': ['m']}); hang_up('shell', 'iopub'); flush()\n"
+        await play(peer, f"{script}listen('shell', 'iopub'); end()")
+        waits = peer.ask("complete", code="a", cursor_pos=1)
+        await play(peer, "begin(); hang_up('shell', 'iopub'); flush(); listen('shell', 'iopub'); end()")
+        assert (await waits.result())["matches"] == ["m"]
 
 
 async def test_a_kernel_that_becomes_another_program_ends_what_ran(daemon: ServedDaemon) -> None:

@@ -1,4 +1,4 @@
-"""A kernel that says what a cell tells it to, right or wrong: `python scripted_kernel.py CONNECTION_FILE [--wired]`.
+"""A kernel that says what a cell tells it to, right or wrong: `python scripted_kernel.py CONNECTION_FILE OPTION...`.
 
 A cell's source is Python that runs with the words of `Script` in its namespace, and nothing is said by itself: no busy,
 no reply, no idle. So a cell can be a kernel that breaks any rule. All else (kernel_info, shutdown, the heartbeat, an
@@ -24,7 +24,8 @@ from tests.fakes.kernel_wires import KernelWire
 
 SCRIPT = Path(__file__)
 ARGV = [sys.executable, str(SCRIPT), "{connection_file}"]
-WIRED_ARGV = [*ARGV, "--wired"]
+WIRED_ARGV = [*ARGV, "--wired"]  # its connections can be broken
+SUBSHELLS = "--subshells"  # it says that it has them, and never makes one
 INFO = {
     "status": "ok",
     "protocol_version": "5.4",
@@ -145,7 +146,7 @@ class Script:
 class ScriptedKernel:
     """The sockets, and a loop that takes one request after the other."""
 
-    def __init__(self, connection: Mapping[str, Any], *, wired: bool) -> None:
+    def __init__(self, connection: Mapping[str, Any], *, wired: bool, subshells: bool) -> None:
         self.count = 0
         self.session = Session(key=connection["key"].encode(), signature_scheme=connection["signature_scheme"])
         self.ended = False
@@ -153,7 +154,8 @@ class ScriptedKernel:
         kinds = {"iopub": zmq.PUB, "shell": zmq.ROUTER, "control": zmq.ROUTER, "stdin": zmq.ROUTER, "hb": zmq.ROUTER}
         self.sockets: dict[str, zmq.Socket[bytes]] = {}
         self.wires: dict[str, KernelWire] = {}
-        self.answers: dict[str, Any] = {"kernel_info_request": INFO}
+        features = {"supported_features": ["kernel subshells"]} if subshells else {}
+        self.answers: dict[str, Any] = {"kernel_info_request": {**INFO, **features}}
         for name, kind in kinds.items():
             socket = self.sockets[name] = context.socket(kind)
             socket.setsockopt(zmq.SNDHWM, 0)
@@ -211,4 +213,6 @@ class ScriptedKernel:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    ScriptedKernel(json.loads(Path(sys.argv[1]).read_text()), wired=sys.argv[2:] == ["--wired"]).run()
+    ScriptedKernel(
+        json.loads(Path(sys.argv[1]).read_text()), wired="--wired" in sys.argv, subshells=SUBSHELLS in sys.argv
+    ).run()
