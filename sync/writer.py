@@ -70,19 +70,25 @@ class PendingResponse:
 
 @dataclass(slots=True)
 class Batch:
-    """What a source held: applied in order, in one commit. `changes_file`: a notebook file would hold something else."""
+    """What a source held: applied in order, in one commit.
+
+    Attributes:
+        changes_file: a notebook file would hold something else.
+        more: the source holds notices that come with the next one.
+    """
 
     mutations: list[Mutation] = field(default_factory=list)
     notices: list[PendingEvent | PendingResponse] = field(default_factory=list)
     notebook_writes: list[Callable[[Transaction], None]] = field(default_factory=list)
     changes_file: bool = False
+    more: bool = False
 
 
 class Source(Protocol):
     """The bounded buffer between a room's producers and its doc-writer."""
 
     def drain(self) -> Batch:
-        """Gives everything that waits and forgets it."""
+        """Gives everything that waits and forgets it; of very many notices the first (`more`)."""
         ...
 
     def notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
@@ -150,6 +156,7 @@ class DocWriter:
         self._step_done = trio.Event()
         self._heads_waiters: list[_HeadsWaiter] = []
         self._batch: Batch | None = None
+        self._more = False  # of what the last step drained, notices are left
         self._unsound: set[ChangeHash] = set()
         self._succeeded = succeeded
         self._succession: Succession | None = None
@@ -208,7 +215,7 @@ class DocWriter:
         # A step that is under way may have drained the source before this call; the one after it has not. By number: two
         # steps can follow each other before whoever waits has its turn.
         last = self._steps + (1 if self._batch is None else 2)
-        while self._steps < last:
+        while self._steps < last or self._more:
             await self._next_step()
 
     async def _next_step(self) -> None:
@@ -305,7 +312,12 @@ class DocWriter:
         for waiter in self._heads_waiters:
             waiter.done.set()
         left = [] if self._batch is None else self._batch.notices
-        for notice in [*left, *self._source.drain().notices]:
+        batch = self._source.drain()
+        left += batch.notices
+        while batch.more:
+            batch = self._source.drain()
+            left += batch.notices
+        for notice in left:
             if isinstance(notice, PendingResponse):
                 notice.recipient.send_error(self.notebook.id, notice.request_id, RequestError.shutting_down())
 
@@ -334,6 +346,7 @@ class DocWriter:
         if self._changes.waiting:
             await self._take_changes()
         self._batch = batch = self._source.drain()
+        self._more = batch.more
         if batch.mutations:
             await self._commit_runtime(batch.mutations)
         if batch.notebook_writes:

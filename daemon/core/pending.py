@@ -10,6 +10,10 @@ from sync.core.peer_changes import Recipient
 from sync.core.urgency import Urgency
 from sync.writer import Batch, PendingEvent, PendingResponse
 
+# That go with one commit; the rest goes with the next ones. All of 10 000 executions can end at once, and a peer that does not
+# take them fast enough is told no more than 1 000: so they come at a pace that peers can keep up with.
+MAX_NOTICES = 250
+
 
 class PendingBatch:
     """The batch of the next commit. Registers (`kernel`, `queue`) keep their last value only.
@@ -75,4 +79,8 @@ class PendingBatch:
         batch.mutations.extend(comms)
         batch.changes_file = batch.changes_file or bool(outputs) or any(isinstance(m, SetCell) for m in batch.mutations)
         batch.mutations.extend(outputs)
+        if len(batch.notices) > MAX_NOTICES:
+            batch.notices, self._batch.notices = batch.notices[:MAX_NOTICES], batch.notices[MAX_NOTICES:]
+            batch.more = True
+            self._wake(Urgency.LAZY)
         return batch

@@ -7,6 +7,7 @@ import pytest
 
 from daemon.core.effects import SendExecute, SendInput, SendQuestion
 from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS, LOST_SECONDS
+from daemon.core.pending import MAX_NOTICES
 from daemon.core.prompt import MAX_PROMPT_CHARS
 from daemon.core.runtime import Runtime
 from daemon.core.transitions import QUEUE_SECONDS, SHORT_QUEUE
@@ -408,6 +409,22 @@ def test_a_prompt_is_no_longer_than_a_person_reads() -> None:
     machine.say(k.InputRequest(prompt="?" * 1_000_000), "x-a")
     [kernel] = of_type(machine.drain(), SetKernel)
     assert kernel.input_request["prompt"] == "?" * MAX_PROMPT_CHARS + "…"
+
+
+def test_a_thousand_ends_are_told_in_order_and_not_all_at_once() -> None:
+    machine = Machine("a")
+    for number in range(1_000):
+        machine.runtime.submit([(f"x{number}", "a", "")], run_id=None, stop_on_error=False)
+    machine.drain()
+    machine.runtime.kernel_gone("restart")
+    batches = [machine.drain()]
+    assert len(of_type(batches[0], SetExecution)) == 1_000  # the state is there at once
+    while batches[-1].more:
+        assert machine.urgencies[-1] is Urgency.LAZY
+        batches.append(machine.drain())
+    assert [params["execution_id"] for batch in batches for params in done(batch)] == [f"x{n}" for n in range(1_000)]
+    assert max(len(batch.notices) for batch in batches) == MAX_NOTICES
+    assert machine.drain() == Batch()
 
 
 def test_a_thread_prints_where_the_latest_that_began_prints() -> None:

@@ -435,6 +435,21 @@ async def test_an_oom_kill_with_fifty_in_the_queue_ends_all_of_them(scripted: Se
         assert (await play(peer, HONEST))[:2] == ("done", "honest")
 
 
+async def test_of_thousands_that_end_at_once_a_peer_hears_of_each(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        running = await peer.execute(peer.add_cell("begin(); stdout('in'); threading.Event().wait()"))
+        await peer.event("execution_started", execution_id=running)
+        cell_id = peer.add_cell(HONEST)
+        queued: list[str] = []
+        while len(queued) < 2_500:
+            asked = [peer.ask("execute_cell", cell_id=cell_id) for _ in range(50)]
+            queued += [(await one.result())["execution_id"] for one in asked]
+        await peer.request("restart_kernel")  # its answer is behind all of them
+        done = [event.params["execution_id"] for event in peer.heard("execution_done")]
+        assert done == [running, *queued]
+        assert {peer.status(execution_id) for execution_id in queued} == {"cancelled"}
+
+
 @pytest.mark.parametrize(
     "script",
     [
