@@ -30,7 +30,8 @@ class SendComm:
 class Held:
     """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that.
 
-    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`.
+    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`. `doubted`: the kernel
+    said another value meanwhile; if it sends no echo, nobody knows which it had last.
     """
 
     until: float
@@ -38,6 +39,7 @@ class Held:
     answered: bool = False
     correction: Any = None
     corrected: bool = False
+    doubted: bool = False
 
 
 @dataclass(slots=True)

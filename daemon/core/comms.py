@@ -112,7 +112,7 @@ class CommRegistry:
         """An update of the kernel: of a trait that a peer's open message carries, only that message's own correction counts."""
         comm = self.comms.get(comm_id)
         if comm is None:
-            if comm_id in self._wanted:
+            if comm_id in self._wanted and "_model_name" in state:  # the whole state, not a part of it
                 self.opened(comm_id, WIDGET_TARGET, state)
             return
         now = {}
@@ -122,6 +122,8 @@ class CommRegistry:
                 now[name] = value
             elif held.answered or parent_msg_id == held.msg_id:
                 held.correction, held.corrected = value, True
+            elif held.msg_id:
+                held.doubted = True
         self._show(comm, now)
 
     def echoed(self, comm_id: str, state: State, parent_msg_id: str) -> list[str]:
@@ -141,7 +143,7 @@ class CommRegistry:
         if comm is not None:
             for held in comm.held.values():
                 if held.msg_id == parent_msg_id:
-                    held.corrected = False
+                    held.corrected = held.doubted = False
             self._let_go(comm, comm.carried_by(parent_msg_id))
             self._answered(comm, parent_msg_id)
         return [*answered, parent_msg_id]
@@ -324,13 +326,14 @@ class CommRegistry:
         if comm is None:
             return
         carried = comm.carried_by(msg_id)
+        doubted = any(comm.held[name].doubted for name in carried)
         if lost:
             for name in carried:
                 del comm.held[name]
         else:
             self._let_go(comm, carried)
-        if sent.failed and comm.is_widget:
-            # What the peers see may be what the kernel refused.
+        if (sent.failed or doubted) and comm.is_widget:
+            # What the peers see may be what the kernel refused, or older than what was dropped.
             self._request_state(comm.comm_id)
         self._answered(comm, msg_id)
 

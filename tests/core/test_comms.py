@@ -169,6 +169,23 @@ def test_a_trait_without_an_echo_closes_at_idle() -> None:
     assert notebook.settle().state("s")["value"] == 4
 
 
+def test_without_an_echo_nobody_knows_what_came_last_so_the_kernel_is_asked() -> None:
+    notebook = Notebook(echo=False)
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=5)
+    kernel = notebook.kernel
+    kernel.read()
+    idle = kernel.said.pop()
+    # A thread, or a task of an earlier cell, sets it behind the peer's value and under a parent of its own.
+    kernel.parent = k.Header(msg_id="earlier", msg_type="execute_request", session=SESSION)
+    kernel.set("s", value=7)
+    kernel.said.append(idle)
+    [asked] = notebook.hear()
+
+    assert asked.content["data"] == {"method": "request_state"}
+    assert notebook.settle().state("s")["value"] == 7
+
+
 def test_messages_within_a_cell_that_awaits_are_answered_by_their_echo() -> None:
     notebook = Notebook()
     notebook.widget("s")
@@ -473,6 +490,20 @@ def test_after_a_new_connection_comms_are_as_the_kernel_says() -> None:
     assert notebook.runtime.deadline is None
     notebook.set_by_peer("s", value=9)
     assert notebook.settle().state("s")["value"] == notebook.kernel.models["s"].state["value"] == 9
+
+
+def test_a_comm_that_nobody_heard_open_is_not_taken_from_a_part_of_its_state() -> None:
+    notebook = after_a_lost_connection()
+    notebook.kernel.read()  # which comms it has
+    # From a thread, before the kernel reads that it is to say the whole of it.
+    notebook.kernel.set("new", value=2)
+    notebook.kernel.set("out", layout="IPY_MODEL_m")
+    notebook.hear()
+    comms = notebook.settle().comms()
+
+    assert (comms["new"]["model_name"], comms["out"]["model_name"]) == ("IntSliderModel", "OutputModel")
+    assert notebook.document.state("new")["value"] == 2
+    assert notebook.document.outputs("comm", "out") == []
 
 
 def test_a_kernel_is_asked_again_until_what_it_publishes_is_heard() -> None:
