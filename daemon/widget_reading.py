@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from daemon.core.comms import MAX_COMMS
-from daemon.core.saved_widgets import references_in, views_in
+from daemon.core.saved_widgets import is_link, references_in, views_in
 from daemon.slices import in_slices
 from sync.blobs import BlobStore
 from sync.core.binding import Replica
@@ -77,6 +77,9 @@ async def read_widgets(
             comms |= found
             data |= await blobs.read_all({blob_hash for entry in found.values() for blob_hash in blob_hashes(entry)})
             missing = {other for entry in found.values() for other in references_in(entry, data)} - comms.keys()
+        # Nothing refers to a link: it stays with what it links.
+        links = {comm_id: references_in(entry, {}) for comm_id, entry in gone.items() if is_link(entry["model_name"])}
+        comms |= {comm_id: gone[comm_id] for comm_id, linked in links.items() if linked and linked <= comms.keys()}
     return comms, data
 
 

@@ -22,9 +22,6 @@ from sync.core.widget_tree import WIDGET_TARGET, references_of, references_withi
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
-# Their models have no view: they act on the models that they name.
-_LINK_SUFFIX = "LinkModel"
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedComm:
@@ -55,7 +52,7 @@ class SavedWidgets:
             return False
         found = set(references_within(comm.state)).union(*map(view_of, comm.outputs or ()))
         self._references[comm.comm_id] = frozenset(found)
-        if comm.model_name.endswith(_LINK_SUFFIX):
+        if is_link(comm.model_name):
             self._links.add(comm.comm_id)
         return True
 
@@ -82,6 +79,11 @@ class SavedWidgets:
         for comm_id in dropped:
             self.remove(comm_id)
         return dropped
+
+
+def is_link(model_name: str) -> bool:
+    """Whether this is a link's model: it has no view, nothing refers to it, and it acts on the models that it names."""
+    return model_name.endswith("LinkModel")
 
 
 def closure(roots: Iterable[str], references: Callable[[str], Iterable[str]]) -> set[str]:

@@ -575,7 +575,11 @@ async def test_a_file_keeps_its_widgets_and_shows_them_without_a_kernel(daemon: 
 
 
 async def test_a_file_keeps_the_widgets_of_a_kernel_that_was_restarted(daemon: ServedDaemon) -> None:
-    opened = await open_story(daemon, f"{IMPORTS}\ns = w.IntSlider(value=5)\nw.VBox([s])", f"{IMPORTS}\nw.Text('new')")
+    opened = await open_story(
+        daemon,
+        f"{IMPORTS}\ns, p = w.IntSlider(value=5), w.Play()\nl = w.jslink((p, 'value'), (s, 'value'))\nw.VBox([s, p])",
+        f"{IMPORTS}\nw.Text('new')",
+    )
     async with watching(daemon, opened) as first:
         await first.run("c0")
         old = (await first.doc())["comms"].keys()
