@@ -10,8 +10,9 @@ from typing import Any
 
 import trio
 
+from daemon.core.comm import is_link
 from daemon.core.comms import MAX_COMMS
-from daemon.core.saved_widgets import is_link, references_in, views_in
+from daemon.core.saved_widgets import references_in, views_in
 from daemon.slices import in_slices
 from sync.blobs import BlobStore
 from sync.core.binding import Replica

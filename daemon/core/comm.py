@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from daemon.core.comm_buffers import State, join_buffers
 from sync.core.widget_tree import WIDGET_TARGET
 
+# The media type of an output that shows a widget.
+WIDGET_VIEW: Final = "application/vnd.jupyter.widget-view+json"
 # The version of ipywidgets' messages that this follows.
 WIDGET_PROTOCOL: Final = "2.1.0"
 # Null there means "the theme's value"; a slider's Layout has 40 of them.
@@ -51,19 +53,42 @@ class Sent:
     failed: bool = False
 
 
+class Place(NamedTuple):
+    """Where a comm belongs: the number of its opening, and the cell that it was opened in, where that is known."""
+
+    order: int
+    cell_id: str | None = None
+
+
 @dataclass(slots=True)
 class Comm:
-    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it."""
+    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it.
+
+    `references`: the comms that its traits name, by trait. `was_used`: an output showed it, or a widget referred to it.
+    """
 
     comm_id: str
     target_name: str
-    model_name: str = ""
+    model_name: str
+    place: Place
     known: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     size: int = 0
     held: dict[str, Held] = field(default_factory=dict)
     sent: str | None = None
     waiting: State = field(default_factory=dict)
+    references: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    was_used: bool = False
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether a peer has just set something of it."""
+        return bool(self.sent or self.waiting or self.held)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a link."""
+        return is_link(self.model_name)
 
     @property
     def is_widget(self) -> bool:
@@ -83,6 +108,18 @@ class Comm:
     def carried_by(self, msg_id: str) -> list[str]:
         """The traits whose newest value this message carries to the kernel, which has not dealt with it."""
         return [name for name, held in self.held.items() if held.msg_id == msg_id and not held.answered]
+
+
+def is_link(model_name: str) -> bool:
+    """Whether this is a link's model: it has no view, nothing refers to it, and it acts on the models that it names."""
+    return model_name.endswith("LinkModel")
+
+
+def view_in(data: Mapping[str, Any]) -> str | None:
+    """The comm id of the widget that a mime bundle shows, if it shows one."""
+    view = data.get(WIDGET_VIEW)
+    model_id = view.get("model_id") if isinstance(view, dict) else None
+    return model_id if isinstance(model_id, str) else None
 
 
 def opening_state(target_name: str, data: Mapping[str, Any], buffers: Sequence[Any]) -> State:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from sync.core.limits import MIB
 from sync.core.mutations import CloseComm, OpenComm, SetCommState
+from sync.core.widget_tree import REFERENCE_PREFIX
 
 CommMutation: TypeAlias = OpenComm | SetCommState | CloseComm
 
@@ -20,18 +21,31 @@ MAX_WAITING_BYTES: Final = 256 * MIB
 
 # Shorter values are not counted one by one: what is counted costs a dictionary entry.
 _SMALL: Final = 128
+_PREFIX_BYTES: Final = REFERENCE_PREFIX.encode()
+
+
+def measure(value: object) -> tuple[int, bool]:
+    """What a trait's value is, fast for big ones too.
+
+    Returns:
+        About its bytes, in memory and on the wire, 0 for a short one; whether it may refer to other comms.
+    """
+    if isinstance(value, str):
+        size, refers = len(value), value.startswith(REFERENCE_PREFIX)
+    elif isinstance(value, bytes):
+        size, refers = len(value), False
+    elif isinstance(value, dict | list | tuple):
+        # Version 2 has no references. Walking a list of a million numbers would hold the loop for 0.1 s.
+        data = marshal.dumps(value, 2)
+        size, refers = len(data), _PREFIX_BYTES in data
+    else:
+        return 0, False
+    return (size if size > _SMALL else 0), refers
 
 
 def value_size(value: object) -> int:
-    """About the bytes of a trait's value, in memory and on the wire; 0 for a short one. Fast for big ones too."""
-    if isinstance(value, str | bytes):
-        size = len(value)
-    elif isinstance(value, dict | list | tuple):
-        # Version 2 has no references. Walking a list of a million numbers would hold the loop for 0.1 s.
-        size = len(marshal.dumps(value, 2))
-    else:
-        return 0
-    return size if size > _SMALL else 0
+    """The first that `measure` says."""
+    return measure(value)[0]
 
 
 class CommChanges:

@@ -12,22 +12,29 @@ goes before an execution or a click that was asked for after it: the code must f
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from daemon.core.comm import OUTPUT_TRAITS, WIDGET_PROTOCOL, Comm, Held, SendComm, Sent, opening_state
+from daemon.core.comm import OUTPUT_TRAITS, WIDGET_PROTOCOL, Comm, Held, Place, SendComm, Sent, opening_state
 from daemon.core.comm_buffers import State, split_buffers
-from daemon.core.comm_changes import CommChanges, value_size
+from daemon.core.comm_changes import CommChanges, measure, value_size
+from daemon.core.unused_comms import unused_comms
 from sync.core.limits import MAX_ID_CHARS, MIB
 from sync.core.mutations import OpenComm
 from sync.core.plain import is_key
 from sync.core.value_writing import MAX_KEY_CHARS, MAX_KEYS
-from sync.core.widget_tree import WIDGET_TARGET
+from sync.core.widget_tree import WIDGET_TARGET, references_within
 
-# Comms of one kernel: 3 a widget; a late peer gets them all, and each is some 30 operations of the document.
+# Comms of one kernel: 3 a widget; a late peer gets them all, and each is some 30 operations of the document. What nobody
+# can see makes room for more.
 MAX_COMMS: Final = 10_000
+# From one look for comms that nobody can see to the next: it takes the loop 10 ms, and a kernel may open 10 000 a second.
+SWEEP_SECONDS: Final = 1.0
+# Put away at once, the oldest first: to take them out of the document is another 20 ms.
+MAX_SWEPT: Final = 4_000
 # Traits of all comms of one kernel: 40 each when all are taken; a fifth of what a document may hold.
 MAX_TRAITS: Final = 400_000
 # Big values of one comm, together: an uncompressed image of 4K is half of it, and every peer that looks fetches it.
 MAX_STATE_BYTES: Final = 64 * MIB
-# Closed comms whose ids are known. A message that comes after the close is at most as old as the kernel's queue is long.
+# Closed comms whose ids are known, and comms that were put away. A message that comes after a close is at most as old as
+# the kernel's queue is long, and who uses a widget again that was not seen for so long finds it missing.
 MAX_CLOSED: Final = 100_000
 # A hand that moves sets a value each 16 ms, on a slow page each 50. What the kernel makes of one of them is not shown
 # before the next, or a slider that is drawn beyond its end would tremble; a correction may be that late.
@@ -44,14 +51,20 @@ class CommRegistry:
     Args:
         new_msg_id: makes ids for messages to the kernel.
         clock: the time in seconds.
+        is_shown: whether an output shows the widget with this comm id.
     """
 
-    def __init__(self, new_msg_id: Callable[[], str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, new_msg_id: Callable[[], str], clock: Callable[[], float], is_shown: Callable[[str], bool]
+    ) -> None:
         self.comms: dict[str, Comm] = {}
         self.changes = CommChanges()
         self.troubles: list[str] = []
         self._closed: dict[str, None] = {}
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, Place | None] = {}  # comms whose state is asked for, and where they were before
+        self._away: dict[str, Place] = {}  # open in the kernel, and not in the document since nobody could see them
+        self._is_shown = is_shown
+        self._next_sweep = float("-inf")
         self._new_msg_id = new_msg_id
         self._clock = clock
         self._quiet: dict[tuple[str, str], float] = {}  # (comm, trait) -> when what the kernel said of it is shown
@@ -93,20 +106,31 @@ class CommRegistry:
 
     # From the kernel.
 
-    def opened(self, comm_id: str, target_name: str, state: State) -> Comm | None:
+    def opened(self, comm_id: str, target_name: str, state: State, cell_id: str | None = None) -> Comm | None:
         """comm_open; None for an id that is open or was closed (a comm id never comes back), or that no document takes."""
-        if comm_id in self.comms or comm_id in self._closed or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
+        taken = comm_id in self.comms or comm_id in self._closed or comm_id in self._away
+        if taken or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
             return None
-        if len(self.comms) >= MAX_COMMS:
+        if len(self.comms) >= MAX_COMMS and not self._make_room():
             self.trouble("", f"more than {MAX_COMMS} comms are open: the latest widgets are not shown")
             return None
-        self._wanted.discard(comm_id)
-        comm = self.comms[comm_id] = Comm(comm_id, target_name, _text(state.get("_model_name")))
+        place = self._wanted.pop(comm_id, None) or Place(self.next_order(), cell_id)
+        comm = self.comms[comm_id] = Comm(comm_id, target_name, _text(state.get("_model_name")), place)
+        comm.was_used = self._is_shown(comm_id)
         shown = self._shown(comm, state)
         module = _text(state.get("_model_module"))
-        opened = OpenComm(comm_id, target_name, module, comm.model_name, self.next_order(), shown)
+        opened = OpenComm(comm_id, target_name, module, comm.model_name, place.order, shown)
         self._left_out(comm, self.changes.open(opened, comm.sizes))
         return comm
+
+    def used(self, comm_id: str) -> None:
+        """An output shows this comm, or a widget refers to it: one that was put away is asked for, as it now is."""
+        comm = self.comms.get(comm_id)
+        if comm is not None:
+            comm.was_used = True
+        elif (place := self._away.pop(comm_id, None)) is not None:
+            self._wanted[comm_id] = place
+            self._request_state(comm_id)
 
     def updated(self, comm_id: str, state: State, parent_msg_id: str) -> None:
         """An update of the kernel: of a trait that a peer's open message carries, only that message's own correction counts."""
@@ -176,18 +200,14 @@ class CommRegistry:
 
     def close(self, comm_id: str) -> bool:
         """comm_close, from either side; False if there is no such comm."""
-        comm = self.comms.pop(comm_id, None)
-        self._wanted.discard(comm_id)
+        was_known = (self._wanted.pop(comm_id, None) or self._away.pop(comm_id, None)) is not None
+        comm = self.comms.get(comm_id)
+        if comm is not None or was_known:
+            self._closed[comm_id] = None
+            _keep_newest(self._closed)
         if comm is None:
             return False
-        self._traits -= len(comm.known)
-        self._closed[comm_id] = None
-        if len(self._closed) > MAX_CLOSED:
-            del self._closed[next(iter(self._closed))]
-        if comm.sent is not None:
-            self._open.pop(comm.sent, None)
-        self._waiting.pop(comm_id, None)
-        self.changes.close(comm_id)
+        self._drop(comm)
         return True
 
     def kernel_gone(self) -> None:
@@ -197,7 +217,8 @@ class CommRegistry:
             self.changes.close(comm_id)
         self.changes.edits = edits  # a file keeps its widgets as they last were
         self._sends.clear()
-        for gone in (self.comms, self._closed, self._wanted, self._waiting, self._open, self._in_trouble, self._quiet):
+        comms = (self.comms, self._closed, self._wanted, self._away)
+        for gone in (*comms, self._waiting, self._open, self._in_trouble, self._quiet):
             gone.clear()
         self._traits = 0
 
@@ -215,10 +236,12 @@ class CommRegistry:
             comm.held = {name: Held(comm.held[name].until) for name in comm.waiting}
             comm.sent = None
         for comm_id, target_name in targets.items():
-            if target_name == WIDGET_TARGET and comm_id not in self._closed and len(self._wanted) < MAX_COMMS:
+            is_known = comm_id in self._closed or comm_id in self._away
+            if target_name == WIDGET_TARGET and not is_known and len(self._wanted) < MAX_COMMS:
                 if comm_id not in self.comms:
-                    self._wanted.add(comm_id)
+                    self._wanted.setdefault(comm_id, None)
                 self._request_state(comm_id)
+        self._away = {comm_id: place for comm_id, place in self._away.items() if comm_id in targets}
         self.forward_all()
         return [comm_id for comm_id in self.comms if comm_id not in targets]
 
@@ -302,6 +325,27 @@ class CommRegistry:
 
     # Inside.
 
+    def _make_room(self) -> bool:
+        """Puts away what nobody can see; False if there is nothing, or it was looked for just now."""
+        now = self._clock()
+        if now < self._next_sweep:
+            return False
+        self._next_sweep = now + SWEEP_SECONDS
+        unused = unused_comms(self.comms, self._is_shown)[:MAX_SWEPT]
+        for comm_id in unused:
+            self._away[comm_id] = self.comms[comm_id].place
+            self._drop(self.comms[comm_id])
+        _keep_newest(self._away)
+        return bool(unused)
+
+    def _drop(self, comm: Comm) -> None:
+        del self.comms[comm.comm_id]
+        self._traits -= len(comm.known)
+        if comm.sent is not None:
+            self._open.pop(comm.sent, None)
+        self._waiting.pop(comm.comm_id, None)
+        self.changes.close(comm.comm_id)
+
     def _forward(self, comm: Comm) -> None:
         state, comm.waiting = comm.waiting, {}
         del self._waiting[comm.comm_id]
@@ -380,15 +424,23 @@ class CommRegistry:
                     continue
                 comm.known.add(name)
                 self._traits += 1
-            before, size = comm.sizes.get(name, 0), value_size(value)
+            before, (size, refers) = comm.sizes.get(name, 0), measure(value)
             if size > before and comm.size + size - before > MAX_STATE_BYTES:
                 self._left_out(comm, [name])
                 continue
             if size or before:
                 comm.sizes[name] = size
                 comm.size += size - before
+            if refers or name in comm.references:
+                self._refer(comm, name, value)
             shown[name] = value
         return shown
+
+    def _refer(self, comm: Comm, name: str, value: Any) -> None:
+        comm.references[name] = tuple(dict.fromkeys(references_within(value)))
+        if not comm.is_link:
+            for other in comm.references[name]:
+                self.used(other)
 
     def _left_out(self, comm: Comm, names: Sequence[str]) -> None:
         if names:
@@ -400,6 +452,11 @@ class CommRegistry:
         if comm_id not in self._in_trouble:
             self._in_trouble.add(comm_id)
             self.troubles.append(line)
+
+
+def _keep_newest(comm_ids: dict[str, Any]) -> None:
+    while len(comm_ids) > MAX_CLOSED:
+        del comm_ids[next(iter(comm_ids))]
 
 
 def _text(value: object) -> str:

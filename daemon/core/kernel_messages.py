@@ -109,11 +109,13 @@ class KernelMessages(Transitions):
         )
         if display_id:
             self.widgets.captures.display_shown(target)
+        self._take_widgets()
 
     def _receive_update(self, content: k.UpdateDisplayData) -> None:
         if content.transient is not None and content.transient.display_id is not None:
             self.outputs.update_display(content.transient.display_id, content.data, content.metadata)
             self.widgets.captures.displays_updated()
+            self._take_widgets()
 
     def _receive_comm_info(self, content: k.Reply, parent: k.Header) -> None:
         comms = content.raw.get("comms")

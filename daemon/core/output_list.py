@@ -145,15 +145,19 @@ class StreamEntry:
 
 
 class WholeEntry:
-    """An output that comes whole. `output` is None once the document has it, or without its data if it may be updated."""
+    """An output that comes whole. `output` is None once the document has it, or without its data if it may be updated.
 
-    __slots__ = ("display_id", "output", "output_id", "size", "waiting")
+    `view` is the comm id of the widget that it shows.
+    """
+
+    __slots__ = ("display_id", "output", "output_id", "size", "view", "waiting")
 
     def __init__(self, output: Output, size: int, display_id: str | None = None) -> None:
         self.output_id = output.output_id
         self.output: Output | None = output
         self.size = size
         self.display_id = display_id
+        self.view: str | None = None
         self.waiting = 0
 
     def forget_data(self) -> None:

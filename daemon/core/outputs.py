@@ -5,9 +5,11 @@ a stream joins, a clear drops what it would have cleared, updates of one display
 progress bar costs what is to be seen when the writer looks, not what was sent.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from daemon.core.comm import view_in
 from daemon.core.displays import Displays, NewData
 from daemon.core.output_list import (
     Entry,
@@ -26,6 +28,9 @@ from sync.core.outputs import DisplayOutput, DisplayType, ErrorOutput, Output, S
 class OutputReducer:
     """All lists of outputs of one notebook.
 
+    Attributes:
+        on_view: called with the comm id of a widget that a new output shows, or a new state of one.
+
     Args:
         new_id: Makes an output id that never was (a UUID4).
         limits: See there.
@@ -39,6 +44,12 @@ class OutputReducer:
         self._displays = Displays()
         self._waiting = 0
         self._captured = 0
+        self._views: Counter[str] = Counter()  # how many outputs show each widget
+        self.on_view: Callable[[str], None] = lambda comm_id: None
+
+    def shows(self, comm_id: str) -> bool:
+        """Whether an output shows this widget."""
+        return comm_id in self._views
 
     @property
     def has_pending(self) -> bool:
@@ -111,7 +122,11 @@ class OutputReducer:
 
     def update_display(self, display_id: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> int:
         """update_display_data: new data for all outputs with that id, wherever they are; returns how many there are."""
-        return self._displays.update(NewData(display_id, data, metadata, value_size(data) + value_size(metadata)))
+        places = self._displays.update(NewData(display_id, data, metadata, value_size(data) + value_size(metadata)))
+        view = view_in(data) if places else None
+        if view is not None:
+            self.on_view(view)
+        return places
 
     def end(self, target: Target) -> None:
         """The execution that wrote here is over. Outputs that come late still come out right."""
@@ -146,7 +161,8 @@ class OutputReducer:
                 self._append(fresh, WholeEntry(output, size), size)
             else:
                 # A file's outputs are all kept: what was dropped here would be gone from the file after a save.
-                fresh.entries[output.output_id] = fresh.appended[output.output_id] = WholeEntry(output, 0)
+                whole = fresh.entries[output.output_id] = fresh.appended[output.output_id] = WholeEntry(output, 0)
+                self._note_view(whole)
 
     def forget(self, target: Target) -> None:
         """The list is gone from the document, and with it all that waited for it."""
@@ -189,6 +205,8 @@ class OutputReducer:
             if size > self._limits.display or size - entry.size > self._room(outputs):
                 output, size = _left_out(output, size)
             entry.output = output
+            self._forget_view(entry)
+            self._note_view(entry)
             self._grow(outputs, size - entry.size)
             entry.size = size
             self._touch(outputs, entry, size - entry.waiting)
@@ -236,6 +254,8 @@ class OutputReducer:
             self._touch(outputs, outputs.last_stream, 0)  # its last drain may join its segments, and frees its memory
             outputs.last_stream = None
         outputs.entries[entry.output_id] = outputs.appended[entry.output_id] = entry
+        if isinstance(entry, WholeEntry):
+            self._note_view(entry)
         self._grow(outputs, size)
         self._touch(outputs, entry, size)
 
@@ -293,8 +313,23 @@ class OutputReducer:
         """Forgets an entry that is no longer shown."""
         self._waiting -= entry.waiting
         entry.waiting = 0
+        if isinstance(entry, WholeEntry):
+            self._forget_view(entry)
         if isinstance(entry, WholeEntry) and entry.display_id is not None:
             self._displays.gone(entry.display_id, entry.output_id)
+
+    def _note_view(self, entry: WholeEntry) -> None:
+        entry.view = view_in(entry.output.data) if isinstance(entry.output, DisplayOutput) else None
+        if entry.view is not None:
+            self._views[entry.view] += 1
+            self.on_view(entry.view)
+
+    def _forget_view(self, entry: WholeEntry) -> None:
+        if entry.view is not None:
+            self._views[entry.view] -= 1
+            if not self._views[entry.view]:
+                del self._views[entry.view]
+            entry.view = None
 
     def _discard(self, target: Target) -> None:
         outputs = self._lists.pop(target, None)

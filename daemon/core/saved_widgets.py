@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.core.comm import OUTPUT_TRAITS, Comm
+from daemon.core.comm import OUTPUT_TRAITS, WIDGET_VIEW, Comm, Place, is_link, view_in
 from daemon.core.comm_buffers import State, join_buffers, split_buffers
 from daemon.core.comms import MAX_COMMS
 from daemon.core.notebook_file import parse_output
@@ -18,9 +18,7 @@ from sync.core.limits import MAX_ID_CHARS
 from sync.core.outputs import DisplayOutput, Output
 from sync.core.plain import is_key
 from sync.core.value_reading import InvalidValue, Load, decode_manifest, decode_value
-from sync.core.widget_tree import WIDGET_TARGET, references_of, references_within
-
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+from sync.core.widget_tree import WIDGET_TARGET, closure, references_of, references_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +79,6 @@ class SavedWidgets:
         return dropped
 
 
-def is_link(model_name: str) -> bool:
-    """Whether this is a link's model: it has no view, nothing refers to it, and it acts on the models that it names."""
-    return model_name.endswith("LinkModel")
-
-
-def closure(roots: Iterable[str], references: Callable[[str], Iterable[str]]) -> set[str]:
-    """All that is reached from `roots`, those included."""
-    found: set[str] = set()
-    pending = list(roots)
-    while pending:
-        comm_id = pending.pop()
-        if comm_id not in found:
-            found.add(comm_id)
-            pending.extend(references(comm_id))
-    return found
-
-
 # From the file.
 
 
@@ -120,16 +101,15 @@ def parse_widget_state(raw: Mapping[str, Any], new_id: Callable[[], str]) -> lis
 
 def view_of(output: Output) -> set[str]:
     """The widget that an output shows, if it shows one."""
-    view = output.data.get(WIDGET_VIEW) if isinstance(output, DisplayOutput) else None
-    model_id = view.get("model_id") if isinstance(view, dict) else None
-    return {model_id} if isinstance(model_id, str) else set()
+    model_id = view_in(output.data) if isinstance(output, DisplayOutput) else None
+    return set() if model_id is None else {model_id}
 
 
 def _loaded(comm_id: str, model: Mapping[str, Any], new_id: Callable[[], str]) -> LoadedComm | None:
     name, module, state = model.get("model_name"), model.get("model_module"), model.get("state")
     if not isinstance(name, str) or not isinstance(module, str) or not isinstance(state, dict):
         return None
-    comm = Comm(comm_id, WIDGET_TARGET, name)
+    comm = Comm(comm_id, WIDGET_TARGET, name, Place(0))
     # Files may leave out what is said beside the state; peers read it there.
     version = model.get("model_module_version")
     state = {"_model_name": name, "_model_module": module, "_model_module_version": version, **state}

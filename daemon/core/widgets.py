@@ -22,7 +22,6 @@ class Widgets:
     """The state behind `comms`. `drain` gives what is to be written, `take_sends` what is to be sent.
 
     Attributes:
-        cells: where each live comm was opened.
         saved: those that came from the file, with no kernel behind them.
         changed_file: whether what was drained would change the notebook's file; the one who saves unsets it.
 
@@ -40,11 +39,11 @@ class Widgets:
         clock: Callable[[], float],
         tell: Callable[[str, Any, list[bytes]], None],
     ) -> None:
-        self.comms = CommRegistry(new_id, clock)
+        self.comms = CommRegistry(new_id, clock, outputs.shows)
+        outputs.on_view = self.comms.used
         self.captures = OutputWidgets(outputs, self.comms.send_update, new_id)
         self.saved = SavedWidgets()
         self._reattachment = Reattachment(self.comms.request_info, clock)
-        self.cells: dict[str, str] = {}
         self._clock = clock
         self._lost_at: float | None = None  # when what the kernel has not answered is lost
         self._outputs = outputs
@@ -139,7 +138,6 @@ class Widgets:
         """No comm survives its kernel."""
         self.captures.clear()
         self.comms.kernel_gone()
-        self.cells.clear()
         self._reattachment.end()
         self._lost_at = None
 
@@ -226,12 +224,9 @@ class Widgets:
         if self.saved.remove(content.comm_id):
             self._unload(content.comm_id)
         state = opening_state(content.target_name, content.data, buffers)
-        comm = self.comms.opened(content.comm_id, content.target_name, state)
-        if comm is None:
-            return
-        if cell_id is not None:
-            self.cells[content.comm_id] = cell_id
-        self._note_output(comm, state)
+        comm = self.comms.opened(content.comm_id, content.target_name, state, cell_id)
+        if comm is not None:
+            self._note_output(comm, state)
 
     def _note_output(self, comm: Comm, state: State) -> None:
         if comm.is_output:
@@ -272,7 +267,6 @@ class Widgets:
             self._forget(comm_id)
 
     def _forget(self, comm_id: str) -> None:
-        self.cells.pop(comm_id, None)
         self.captures.close(comm_id)
         self._outputs.forget(Target("comm", comm_id))
 
@@ -290,7 +284,8 @@ class Widgets:
         # What is printed while the kernel takes a list of outputs is a thread's: its cell can't be known.
         if self.captures.is_send_back(send.msg_id):
             return None
-        return self.cells.get(send.content.get("comm_id", ""))
+        comm = self.comms.comms.get(send.content.get("comm_id", ""))
+        return None if comm is None else comm.place.cell_id
 
     def trouble(self, comm_id: str, line: str) -> None:
         """Says in the kernel log what of a comm could not be shown, once for each."""

@@ -5,7 +5,7 @@ a box). Nothing keeps widgets from referring in circles, or to what is gone.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sync.core.binding import Kind, Reader
@@ -17,8 +17,8 @@ from sync.core.value_reading import InvalidValue, blob_hash, decode_value
 # The target of the comms that are widgets.
 WIDGET_TARGET = "jupyter.widget"
 
-_PREFIX = "IPY_MODEL_"
-_REFERENCE = re.compile(_PREFIX + "(.+)", re.DOTALL)
+REFERENCE_PREFIX = "IPY_MODEL_"
+_REFERENCE = re.compile(REFERENCE_PREFIX + "(.+)", re.DOTALL)
 # All that an entry has but its outputs, which may be thousands.
 _FIELDS = ("target_name", "model_module", "model_name", "order", "state")
 
@@ -46,7 +46,7 @@ def read_widgets(reader: Reader) -> dict[str, dict[str, Any]]:
 
 def reference(comm_id: str) -> str:
     """What stands in a trait that is this widget."""
-    return _PREFIX + comm_id
+    return REFERENCE_PREFIX + comm_id
 
 
 def references_within(decoded: Any) -> Iterator[str]:
@@ -77,7 +77,7 @@ def references_of(value: Value, blobs: Mapping[str, bytes]) -> list[str]:
     text = value.get("json")
     data = text if isinstance(text, str) else blobs.get(blob_hash(value) or "", b"")
     # Most lists and maps name no widget and are not parsed.
-    if (_PREFIX if isinstance(data, str) else _PREFIX.encode()) not in data:  # type: ignore[operator]
+    if (REFERENCE_PREFIX if isinstance(data, str) else REFERENCE_PREFIX.encode()) not in data:  # type: ignore[operator]
         return []
     try:
         return list(references_within(decode_value({**value, "buffers": None}, blobs.__getitem__)))
@@ -93,3 +93,15 @@ def find_roots(references: Mapping[str, Iterable[str]]) -> list[str]:
     """
     referred = {other for comm_id, others in references.items() for other in others if other != comm_id}
     return [comm_id for comm_id in references if comm_id not in referred]
+
+
+def closure(roots: Iterable[str], references: Callable[[str], Iterable[str]]) -> set[str]:
+    """All that is reached from `roots`, those included."""
+    found: set[str] = set()
+    pending = list(roots)
+    while pending:
+        comm_id = pending.pop()
+        if comm_id not in found:
+            found.add(comm_id)
+            pending.extend(references(comm_id))
+    return found

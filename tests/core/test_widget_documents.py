@@ -165,7 +165,7 @@ class History:
                     self._within_cell().open("button", "ButtonModel", {})
                 kernel.finish()
                 self._hear_all()
-                cell = self.notebook.runtime.widgets.cells["button"]
+                cell = self.notebook.runtime.widgets.comms.comms["button"].place.cell_id
                 self.notebook.click("button")
                 self._read_until_running()
                 self.model.cells[kernel.parent.msg_id] = cell

@@ -172,6 +172,34 @@ for n in range(240):
             assert len(late.get_widgets().by_model["ImageModel"]) == 240
 
 
+async def test_what_a_thousand_progress_bars_leave_does_not_keep_new_widgets_out(daemon: ServedDaemon) -> None:
+    """A bar within a loop of bars: closed when it is done, it leaves ten comms open in the kernel."""
+    source = """
+from tqdm.notebook import tqdm
+slider = w.IntSlider(7)
+box = w.HBox([slider])
+display(box)
+box.close()
+for _ in tqdm(range(1000)):
+    for _ in tqdm(range(2), leave=False):
+        pass
+"""
+    async with story(daemon, source) as nb, joined(daemon, nb) as late:
+        assert int(await run(nb, "print(len(w.widgets.widget._instances))")) > 10_000
+        await run(nb, "slider.value = 8\ntext = w.Text('new')\ndisplay(text)")
+        await late.confirm_sync()
+        assert one(late, "Text").value == "new"
+        assert nb.runtime["kernel_log"] == []
+        [outer] = (bar for bar in late.get_widgets().by_model["FloatProgressModel"] if bar.get("max") == 1000)
+        assert outer.value == 1000
+        # What was taken for gone is not.
+        assert "IntSliderModel" not in late.get_widgets().by_model
+        await run(nb, "display(w.VBox([slider, text]))")
+        await late.wait_for(lambda: (found := late.get_widgets().by_model.get("IntSliderModel")) and found[0].layout)
+        [again] = [box for box in late.get_widgets().by_model["VBoxModel"] if len(box.children) == 2]
+        assert [(child.value, child.layout is not None) for child in again.children] == [(8, True), ("new", True)]
+
+
 # --- Setting, clicking, waiting
 
 
