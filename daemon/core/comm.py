@@ -123,8 +123,8 @@ def view_in(data: Mapping[str, Any]) -> str | None:
 
 
 def opening_state(target_name: str, data: Mapping[str, Any], buffers: Sequence[Any]) -> State:
-    """The state that a comm_open tells: of a widget its traits, of any other comm all of its data."""
+    """The state that a comm_open tells: of a widget its traits, of any other comm all of its data, and its buffers as such."""
     if target_name != WIDGET_TARGET:
-        return dict(data)
+        return {**({"buffers": list(map(bytes, buffers))} if buffers else {}), **data}
     state = data.get("state")
     return join_buffers(state if isinstance(state, dict) else {}, data.get("buffer_paths"), buffers)

@@ -399,7 +399,7 @@ def test_a_peer_opens_and_closes_a_comm_of_its_own() -> None:
     [opening] = notebook.collect()
     assert (opening.msg_type, opening.buffers, opening.metadata) == ("comm_open", (b"frame",), None)
     assert opening.content == {"comm_id": "mine", "target_name": "my.target", "data": {"x": 1, "raw": b"\0"}}
-    assert notebook.commit().comms()["mine"]["state"] == {"x": 1, "raw": b"\0"}
+    assert notebook.commit().comms()["mine"]["state"] == {"x": 1, "raw": b"\0", "buffers": [b"frame"]}
     assert not widgets.open_by_peer("mine", "my.target", {}, [])
 
     assert widgets.close_by_peer("mine", {"bye": 1})
@@ -447,6 +447,17 @@ def test_custom_messages_go_both_ways_and_are_never_joined() -> None:
     notebook.settle()
     told = [event.params for event in notebook.events if event.method == "comm_custom"]
     assert told == [{"comm_id": "s", "content": {"n": n}, "buffers": [bytes([n])]} for n in range(3)]
+
+
+def test_bytes_that_open_a_comm_of_another_target_are_kept_for_late_peers() -> None:
+    notebook = Notebook()
+    kernel = notebook.begin("a")
+    kernel.say(k.CommOpen(comm_id="plot", target_name="mine", data={"n": 1}), buffers=[b"one", b"two"])
+    notebook.end()
+    notebook.runtime.widgets.open_by_peer("upload", "mine", {"buffers": "its own"}, [b"x"])
+
+    assert notebook.settle().state("plot") == {"n": 1, "buffers": [b"one", b"two"]}
+    assert notebook.document.state("upload") == {"buffers": "its own"}
 
 
 def test_on_a_target_of_its_own_a_comm_says_what_it_likes() -> None:
