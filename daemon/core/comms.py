@@ -73,7 +73,7 @@ class CommRegistry:
         self._sends: list[SendComm] = []
         self._waiting: dict[str, None] = {}  # comms with an update that waits
         self._open: dict[str, Sent] = {}
-        self._in_trouble: set[str] = set()
+        self._in_trouble: dict[str, None] = {}
 
     def take_sends(self) -> list[SendComm]:
         """Messages for the kernel, in order."""
@@ -108,8 +108,10 @@ class CommRegistry:
 
     def opened(self, comm_id: str, target_name: str, state: State, cell_id: str | None = None) -> Comm | None:
         """comm_open; None for an id that is open or was closed (a comm id never comes back), or that no document takes."""
-        taken = comm_id in self.comms or comm_id in self._closed or comm_id in self._away
-        if taken or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
+        if comm_id in self._closed:
+            self.trouble(comm_id, f"comm {comm_id} was closed and is opened again under its old id: it is not shown")
+            return None
+        if comm_id in self.comms or comm_id in self._away or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
             return None
         if len(self.comms) >= MAX_COMMS and not self._make_room():
             self.trouble("", f"more than {MAX_COMMS} comms are open: the latest widgets are not shown")
@@ -302,7 +304,8 @@ class CommRegistry:
         self, comm_id: str, target_name: str, data: Mapping[str, Any], buffers: Sequence[bytes]
     ) -> Comm | None:
         """comm_open of a peer: it is in the document until the kernel closes it (an unknown target, say)."""
-        comm = self.opened(comm_id, target_name, opening_state(target_name, data, buffers))
+        is_free = comm_id not in self._closed
+        comm = self.opened(comm_id, target_name, opening_state(target_name, data, buffers)) if is_free else None
         if comm is not None:
             content = {"comm_id": comm_id, "target_name": target_name, "data": dict(data)}
             # ipywidgets takes none without it.
@@ -450,7 +453,8 @@ class CommRegistry:
     def trouble(self, comm_id: str, line: str) -> None:
         """Says something once for each comm, or once for all."""
         if comm_id not in self._in_trouble:
-            self._in_trouble.add(comm_id)
+            self._in_trouble[comm_id] = None
+            _keep_newest(self._in_trouble)
             self.troubles.append(line)
 
 

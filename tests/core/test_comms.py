@@ -358,12 +358,14 @@ def test_a_closed_comm_never_comes_back() -> None:
     notebook = Notebook()
     notebook.widget("s")
     kernel = notebook.begin("b")
-    kernel.close("s")
-    kernel.open("s", "IntSliderModel", {"value": 1})
+    for _ in range(3):  # as a widget's `open()` after its `close()` does
+        kernel.close("s")
+        kernel.open("s", "IntSliderModel", {"value": 1})
     kernel.set("s", value=5)
     notebook.end()
 
     assert notebook.settle().comms() == {}
+    assert log_lines(notebook).count("was closed and is opened again under its old id") == 1
     assert not notebook.runtime.widgets.open_by_peer("s", "x", {}, [])
     with pytest.raises(KeyError):
         notebook.set_by_peer("s", value=1)
@@ -864,10 +866,12 @@ def test_closed_ids_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) ->
     for n in range(10):
         notebook.kernel.say(k.CommOpen(comm_id=f"c{n}", target_name="t", data={}))
         notebook.kernel.say(k.CommClose(comm_id=f"c{n}"))
+        notebook.kernel.say(k.CommOpen(comm_id=f"c{n}", target_name="t", data={}))
     for n in range(10):
         notebook.kernel.say(k.CommOpen(comm_id=f"c{n}", target_name="t", data={}))
 
     assert not {"c7", "c8", "c9"} & notebook.settle().comms().keys()
+    assert len(notebook.runtime.widgets.comms._in_trouble) <= 3
 
 
 def test_custom_messages_that_nobody_could_take_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
