@@ -12,10 +12,10 @@ goes before an execution or a click that was asked for after it: the code must f
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from daemon.core.absent_comms import AbsentComms, keep_newest
 from daemon.core.comm import OUTPUT_TRAITS, WIDGET_PROTOCOL, Comm, Held, Place, SendComm, Sent, opening_state
 from daemon.core.comm_buffers import State, split_buffers
 from daemon.core.comm_changes import CommChanges, measure, value_size
-from daemon.core.unused_comms import unused_comms
 from sync.core.limits import MAX_ID_CHARS, MIB
 from sync.core.mutations import OpenComm
 from sync.core.plain import is_key
@@ -25,17 +25,10 @@ from sync.core.widget_tree import WIDGET_TARGET, references_within
 # Comms of one kernel: 3 a widget; a late peer gets them all, and each is some 30 operations of the document. What nobody
 # can see makes room for more.
 MAX_COMMS: Final = 10_000
-# From one look for comms that nobody can see to the next: it takes the loop 10 ms, and a kernel may open 10 000 a second.
-SWEEP_SECONDS: Final = 1.0
-# Put away at once, the oldest first: to take them out of the document is another 20 ms.
-MAX_SWEPT: Final = 4_000
 # Traits of all comms of one kernel: 40 each when all are taken; a fifth of what a document may hold.
 MAX_TRAITS: Final = 400_000
 # Big values of one comm, together: an uncompressed image of 4K is half of it, and every peer that looks fetches it.
 MAX_STATE_BYTES: Final = 64 * MIB
-# Closed comms whose ids are known, and comms that were put away. A message that comes after a close is at most as old as
-# the kernel's queue is long, and who uses a widget again that was not seen for so long finds it missing.
-MAX_CLOSED: Final = 100_000
 # A hand that moves sets a value each 16 ms, on a slow page each 50. What the kernel makes of one of them is not shown
 # before the next, or a slider that is drawn beyond its end would tremble; a correction may be that late.
 QUIET_SECONDS: Final = 0.1
@@ -61,10 +54,8 @@ class CommRegistry:
         self.changes = CommChanges()
         self.troubles: list[str] = []
         self._closed: dict[str, None] = {}
-        self._wanted: dict[str, Place | None] = {}  # comms whose state is asked for, and where they were before
-        self._away: dict[str, Place] = {}  # open in the kernel, and not in the document since nobody could see them
+        self._absent = AbsentComms(clock, is_shown)
         self._is_shown = is_shown
-        self._next_sweep = float("-inf")
         self._new_msg_id = new_msg_id
         self._clock = clock
         self._quiet: dict[tuple[str, str], float] = {}  # (comm, trait) -> when what the kernel said of it is shown
@@ -111,12 +102,12 @@ class CommRegistry:
         if comm_id in self._closed:
             self.trouble(comm_id, f"comm {comm_id} was closed and is opened again under its old id: it is not shown")
             return None
-        if comm_id in self.comms or comm_id in self._away or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
+        if comm_id in self.comms or comm_id in self._absent or len(comm_id) > MAX_ID_CHARS or not is_key(comm_id):
             return None
         if len(self.comms) >= MAX_COMMS and not self._make_room():
             self.trouble("", f"more than {MAX_COMMS} comms are open: the latest widgets are not shown")
             return None
-        place = self._wanted.pop(comm_id, None) or Place(self.next_order(), cell_id)
+        place = self._absent.arrive(comm_id) or Place(self.next_order(), cell_id)
         comm = self.comms[comm_id] = Comm(comm_id, target_name, _text(state.get("_model_name")), place)
         comm.was_used = self._is_shown(comm_id)
         shown = self._shown(comm, state)
@@ -130,15 +121,14 @@ class CommRegistry:
         comm = self.comms.get(comm_id)
         if comm is not None:
             comm.was_used = True
-        elif (place := self._away.pop(comm_id, None)) is not None:
-            self._wanted[comm_id] = place
+        elif self._absent.use(comm_id):
             self._request_state(comm_id)
 
     def updated(self, comm_id: str, state: State, parent_msg_id: str) -> None:
         """An update of the kernel: of a trait that a peer's open message carries, only that message's own correction counts."""
         comm = self.comms.get(comm_id)
         if comm is None:
-            if comm_id in self._wanted and "_model_name" in state:  # the whole state, not a part of it
+            if self._absent.expects(comm_id) and "_model_name" in state:  # the whole state, not a part of it
                 self.opened(comm_id, WIDGET_TARGET, state)
             return
         now = {}
@@ -202,11 +192,11 @@ class CommRegistry:
 
     def close(self, comm_id: str) -> bool:
         """comm_close, from either side; False if there is no such comm."""
-        was_known = (self._wanted.pop(comm_id, None) or self._away.pop(comm_id, None)) is not None
+        was_known = self._absent.close(comm_id)
         comm = self.comms.get(comm_id)
         if comm is not None or was_known:
             self._closed[comm_id] = None
-            _keep_newest(self._closed)
+            keep_newest(self._closed)
         if comm is None:
             return False
         self._drop(comm)
@@ -219,8 +209,8 @@ class CommRegistry:
             self.changes.close(comm_id)
         self.changes.edits = edits  # a file keeps its widgets as they last were
         self._sends.clear()
-        comms = (self.comms, self._closed, self._wanted, self._away)
-        for gone in (*comms, self._waiting, self._open, self._in_trouble, self._quiet):
+        self._absent.clear()
+        for gone in (self.comms, self._closed, self._waiting, self._open, self._in_trouble, self._quiet):
             gone.clear()
         self._traits = 0
 
@@ -238,12 +228,11 @@ class CommRegistry:
             comm.held = {name: Held(comm.held[name].until) for name in comm.waiting}
             comm.sent = None
         for comm_id, target_name in targets.items():
-            is_known = comm_id in self._closed or comm_id in self._away
-            if target_name == WIDGET_TARGET and not is_known and len(self._wanted) < MAX_COMMS:
-                if comm_id not in self.comms:
-                    self._wanted.setdefault(comm_id, None)
+            if target_name != WIDGET_TARGET or comm_id in self._closed or comm_id in self._absent:
+                continue
+            if comm_id in self.comms or self._absent.expect(comm_id, MAX_COMMS):
                 self._request_state(comm_id)
-        self._away = {comm_id: place for comm_id, place in self._away.items() if comm_id in targets}
+        self._absent.keep(targets)
         self.forward_all()
         return [comm_id for comm_id in self.comms if comm_id not in targets]
 
@@ -329,16 +318,9 @@ class CommRegistry:
     # Inside.
 
     def _make_room(self) -> bool:
-        """Puts away what nobody can see; False if there is nothing, or it was looked for just now."""
-        now = self._clock()
-        if now < self._next_sweep:
-            return False
-        self._next_sweep = now + SWEEP_SECONDS
-        unused = unused_comms(self.comms, self._is_shown)[:MAX_SWEPT]
+        unused = self._absent.put_away(self.comms)
         for comm_id in unused:
-            self._away[comm_id] = self.comms[comm_id].place
             self._drop(self.comms[comm_id])
-        _keep_newest(self._away)
         return bool(unused)
 
     def _drop(self, comm: Comm) -> None:
@@ -454,13 +436,8 @@ class CommRegistry:
         """Says something once for each comm, or once for all."""
         if comm_id not in self._in_trouble:
             self._in_trouble[comm_id] = None
-            _keep_newest(self._in_trouble)
+            keep_newest(self._in_trouble)
             self.troubles.append(line)
-
-
-def _keep_newest(comm_ids: dict[str, Any]) -> None:
-    while len(comm_ids) > MAX_CLOSED:
-        del comm_ids[next(iter(comm_ids))]
 
 
 def _text(value: object) -> str:

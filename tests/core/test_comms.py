@@ -861,7 +861,7 @@ def test_an_id_that_no_document_takes_is_left_out(comm_id: str) -> None:
 
 
 def test_closed_ids_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon.core.comms, "MAX_CLOSED", 3)
+    monkeypatch.setattr("daemon.core.absent_comms.MAX_REMEMBERED", 3)
     notebook = Notebook()
     for n in range(10):
         notebook.kernel.say(k.CommOpen(comm_id=f"c{n}", target_name="t", data={}))

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+import daemon.core.absent_comms
 import daemon.core.comms
-from daemon.core.comms import SWEEP_SECONDS
+from daemon.core.absent_comms import SWEEP_SECONDS
 from daemon.core.outputs import OutputReducer
 from kernel_bridge.core import messages as k
 from sync.core.mutations import Target
@@ -174,8 +175,8 @@ def test_what_is_in_use_stays(notebook: Notebook) -> None:
 
 def test_a_flood_is_looked_through_once_a_second(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
-    unused = daemon.core.comms.unused_comms
-    monkeypatch.setattr(daemon.core.comms, "unused_comms", lambda *args: looked.append(1) or unused(*args))  # type: ignore[func-returns-value]
+    unused = daemon.core.absent_comms.unused_comms
+    monkeypatch.setattr(daemon.core.absent_comms, "unused_comms", lambda *args: looked.append(1) or unused(*args))  # type: ignore[func-returns-value]
     kernel = notebook.begin("a")
     for n in range(10 * ROOM):
         kernel.open(f"c{n}", "TextModel", {})
