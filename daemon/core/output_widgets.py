@@ -178,7 +178,8 @@ class OutputWidgets:
             widget.crossed = bool(widget.sent)
         if widget.unsure:
             widget.unsure = False
-            widget.sent.clear()
+            # Those that went over the new connection are still to be answered.
+            widget.sent = {msg_id: sent for msg_id, sent in widget.sent.items() if msg_id in self._sent}
         self._due[comm_id] = None
         if len(known) > 1 and not whole_state:
             # A trait is sent when it changes: it was none of those that it now equals.

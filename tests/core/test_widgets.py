@@ -610,3 +610,34 @@ def test_after_a_new_connection_no_capture_is_lost(notebook: Notebook, read: boo
     notebook.reconnect()
 
     assert notebook.settle().outputs("comm", "out") == kernel.outputs("out") == [display("1")]
+
+
+def test_a_list_that_goes_before_an_execution_while_the_kernel_is_asked_how_it_is_is_answered(
+    notebook: Notebook,
+) -> None:
+    def capture(text: str) -> None:
+        notebook.kernel.enter("out")
+        notebook.kernel.display(text)
+        notebook.kernel.leave("out")
+
+    kernel = notebook.begin("b")
+    capture("1")
+    notebook.hear()  # the list goes to the kernel, and is lost on its way
+    notebook.reconnect()
+    notebook.submit("a")
+    notebook.submit("b")
+    notebook.end()
+    while kernel.running is None:  # what comms it has, then the first of the two cells
+        kernel.read()
+        notebook.hear()
+    capture("2")
+    waiting = [message.content["data"] for message in kernel.inbox if isinstance(message, SendComm)]
+    assert waiting == [{"method": "request_state"}] * 2  # of both widgets
+    sent = notebook.end()
+    assert lists(sent) == [[("1",), ("2",)]]
+    while kernel.running is None:
+        kernel.read()
+        notebook.hear()
+    notebook.end()
+
+    assert notebook.settle().outputs("comm", "out") == kernel.outputs("out") == [display("1"), display("2")]
