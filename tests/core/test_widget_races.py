@@ -4,7 +4,7 @@ The kernel's side is tests/fakes/widget_kernel.py, which knows ipywidgets' messa
 """
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.core.comm import SendComm
+from kernel_bridge.core import messages as k
 from tests.fakes.widget_kernel import Notebook, display, stream
 
 Step = tuple[Any, ...]
@@ -203,4 +204,56 @@ def test_where_nothing_is_cleared_nothing_is_lost_and_nothing_doubled(echo: bool
     holds()
     print(f"\n{EXAMPLES} histories: {dict(met)}")
     assert len(met) == 5
+    assert min(met.values()) > EXAMPLES / 20
+
+
+class BrokenRace(Race):
+    """The connection to the kernel breaks now and then: comm messages and outputs that were under way are lost."""
+
+    def act(self, step: str, *arguments: Any) -> None:
+        kernel, notebook = self.notebook.kernel, self.notebook
+        match step:
+            case "queue":
+                notebook.submit("a")
+            case "break":
+                inbox = [message for message in kernel.inbox if not isinstance(message, SendComm)]
+                said = [message for message in kernel.said if not isinstance(message.content, _LOST)]
+                self.met["messages lost"] += len(kernel.inbox) + len(kernel.said) - len(inbox) - len(said)
+                kernel.inbox, kernel.said = deque(inbox), deque(said)
+                notebook.runtime.reconnected()
+                notebook.collect()
+            case _:
+                super().act(step, *arguments)
+
+    def begin(self) -> None:
+        """The next cell runs, one that was queued before if there is one."""
+        notebook = self.notebook
+        notebook.hear()
+        notebook.submit("b")
+        while notebook.kernel.running is None:
+            assert notebook.kernel.read()
+            notebook.hear()
+
+
+_LOST = k.Stream | k.DisplayData | k.UpdateDisplayData | k.ClearOutput | k.CommMsg
+
+
+@pytest.mark.parametrize("echo", [True, False], ids=["echo", "no echo"])
+def test_at_rest_both_ends_are_equal_whatever_was_lost_on_the_way(echo: bool) -> None:
+    met: Counter[str] = Counter()
+    breaks = st.sampled_from(["break", "queue", "queue"]).map(lambda step: [(step,)])
+    others = st.one_of(MOVES, MOVES, CAPTURES, OWN_LISTS).map(lambda step: [step])
+    parts = st.lists(st.one_of(blocks(SHOWN), blocks(SHOWN), others, breaks), min_size=8, max_size=30)
+
+    @settings(max_examples=EXAMPLES, deadline=None)
+    @given(parts.map(lambda parts: list(chain(*parts))))
+    def holds(steps: list[Step]) -> None:
+        race = BrokenRace(met, echo=echo)
+        for step in steps:
+            race.act(*step)
+        race.rest()
+
+    holds()
+    print(f"\n{EXAMPLES} histories: {dict(met)}")
+    assert len(met) == 6
     assert min(met.values()) > EXAMPLES / 20
