@@ -9,8 +9,8 @@ from sync.core.widget_tree import WIDGET_TARGET
 
 # The media type of an output that shows a widget.
 WIDGET_VIEW: Final = "application/vnd.jupyter.widget-view+json"
-# The version of ipywidgets' messages that this follows.
-WIDGET_PROTOCOL: Final = "2.1.0"
+# The versions of ipywidgets' messages that this follows, by target. It takes no comm_open without.
+PROTOCOLS: Final = {WIDGET_TARGET: "2.1.0", "jupyter.widget.control": "1.0.0"}
 # Null there means "the theme's value"; a slider's Layout has 40 of them.
 _SPARSE_SUFFIXES: Final = ("LayoutModel", "StyleModel")
 # The only copy of these is `comms[id].outputs`, and the capture.

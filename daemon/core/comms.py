@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from daemon.core.absent_comms import AbsentComms, keep_newest
-from daemon.core.comm import OUTPUT_TRAITS, WIDGET_PROTOCOL, Comm, Held, Place, SendComm, Sent, opening_state
+from daemon.core.comm import OUTPUT_TRAITS, PROTOCOLS, Comm, Held, Place, SendComm, Sent, opening_state
 from daemon.core.comm_buffers import State, split_buffers
 from daemon.core.comm_changes import CommChanges, measure, value_size
 from sync.core.limits import MAX_ID_CHARS, MIB
@@ -297,8 +297,8 @@ class CommRegistry:
         comm = self.opened(comm_id, target_name, opening_state(target_name, data, buffers)) if is_free else None
         if comm is not None:
             content = {"comm_id": comm_id, "target_name": target_name, "data": dict(data)}
-            # ipywidgets takes none without it.
-            metadata = {"version": WIDGET_PROTOCOL} if comm.is_widget else None
+            version = PROTOCOLS.get(target_name)
+            metadata = None if version is None else {"version": version}
             self._sends.append(SendComm(self._new_msg_id(), "comm_open", content, tuple(buffers), metadata))
         return comm
 

@@ -370,6 +370,18 @@ async def test_a_peer_opens_a_widget_and_a_comm_with_buffers(daemon: ServedDaemo
         assert await first.cell("c3") == ["closed\n"]
 
 
+async def test_a_page_of_ipywidgets_asks_for_all_widgets_in_its_own_way(daemon: ServedDaemon) -> None:
+    opened = await open_story(daemon, f"{IMPORTS}\nimage = w.Image(value=b'GIF')")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        await first.ask("comm_open", comm_id="control", target_name="jupyter.widget.control")
+        await first.ask("comm_custom", comm_id="control", content={"method": "request_states"})
+        event = await first.peer.wait_event(first.notebook, "comm_custom", comm_id="control")
+        content, [image] = event["params"]["content"], event["params"]["buffers"]
+        assert (content["method"], image) == ("update_states", {"$bytes": "R0lG"})
+        assert content["buffer_paths"] == [[await first.id_of("Image"), "state", "value"]]
+
+
 @pytest.mark.parametrize("end", ["restart_kernel", "shutdown_kernel", "its death"])
 async def test_no_comm_survives_its_kernel_though_it_captured(daemon: ServedDaemon, end: str) -> None:
     cells = (
