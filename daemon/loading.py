@@ -8,7 +8,7 @@ from uuid import uuid4
 import trio
 
 from daemon.core.notebook_model import LoadedCell, LoadedNotebook
-from daemon.core.saved_widgets import parse_widget_state
+from daemon.core.saved_widgets import parse_widget_state, view_of
 from sync.core.notebook_schema import Cell, CellsInsertion
 from sync.core.positions import RANDOM_SPACE, random_digits, spread
 from sync.core.urgency import Urgency
@@ -27,7 +27,14 @@ async def load_into(room: "Room", loaded: LoadedNotebook) -> None:
     A slice is one commit of each document; between two of them everything else has its turn. Widgets come first, so that no
     output shows one that is not there.
     """
-    widgets = await trio.to_thread.run_sync(parse_widget_state, loaded.widget_state or {}, lambda: str(uuid4()))
+    shown = {comm_id for cell in loaded.cells for output in cell.outputs for comm_id in view_of(output)}
+    state = loaded.widget_state or {}
+    widgets = await trio.to_thread.run_sync(parse_widget_state, state, lambda: str(uuid4()), shown)
+    models = state.get("state")
+    left_out = len(models) - len(widgets) if isinstance(models, dict) else 0
+    if left_out:
+        line = f"{left_out} widgets of the file are not shown, and not saved again: too many, or none that can be read"
+        room.runtime.widgets.trouble("file", line)
     for start in range(0, len(widgets), WIDGETS_AT_ONCE):
         room.runtime.load_widgets(widgets[start : start + WIDGETS_AT_ONCE])
         await room.writer.flush()

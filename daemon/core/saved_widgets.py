@@ -48,8 +48,7 @@ class SavedWidgets:
         """Takes a widget of the file; False if it has one with this id."""
         if comm.comm_id in self._references:
             return False
-        found = set(references_within(comm.state)).union(*map(view_of, comm.outputs or ()))
-        self._references[comm.comm_id] = frozenset(found)
+        self._references[comm.comm_id] = _named_by(comm)
         if is_link(comm.model_name):
             self._links.add(comm.comm_id)
         return True
@@ -68,12 +67,9 @@ class SavedWidgets:
         """A cell's outputs are gone; returns the widgets that nothing shows any more, which are forgotten."""
         if self._views.pop(cell_id, None) is None:
             return []
-        shown = closure(
-            (comm_id for views in self._views.values() for comm_id in views), lambda i: self._references.get(i, ())
-        )
-        links = (comm_id for comm_id in self._links if self._references[comm_id] <= shown)
-        shown |= closure(links, lambda i: self._references.get(i, ()))
-        dropped = [comm_id for comm_id in self._references if comm_id not in shown]
+        shown = (comm_id for views in self._views.values() for comm_id in views)
+        used = _used(shown, self._references, self._links)
+        dropped = [comm_id for comm_id in self._references if comm_id not in used]
         for comm_id in dropped:
             self.remove(comm_id)
         return dropped
@@ -82,21 +78,52 @@ class SavedWidgets:
 # From the file.
 
 
-def parse_widget_state(raw: Mapping[str, Any], new_id: Callable[[], str]) -> list[LoadedComm]:
+def parse_widget_state(
+    raw: Mapping[str, Any], new_id: Callable[[], str], shown: Iterable[str] = ()
+) -> list[LoadedComm]:
     """The widgets of a file, each behind those that it refers to; what has no such shape is left out.
+
+    Front ends save all widgets that their kernel had, also those that nothing shows any more. Of more than `MAX_COMMS`
+    those are left out first, the oldest before the others.
 
     Args:
         raw: what stands under the widgets' media type in the notebook's metadata.
         new_id: makes ids for outputs.
+        shown: the widgets that outputs of cells show.
     """
     models = raw.get("state")
     loaded: dict[str, LoadedComm] = {}
     for comm_id, model in models.items() if isinstance(models, dict) else ():
-        if len(loaded) < MAX_COMMS and isinstance(model, dict) and is_key(comm_id) and len(comm_id) <= MAX_ID_CHARS:
+        if isinstance(model, dict) and is_key(comm_id) and len(comm_id) <= MAX_ID_CHARS:
             comm = _loaded(comm_id, model, new_id)
             if comm is not None:
                 loaded[comm_id] = comm
+    if len(loaded) > MAX_COMMS:
+        named = {comm_id: _named_by(comm) for comm_id, comm in loaded.items()}
+        used = _used(shown, named, [comm_id for comm_id, comm in loaded.items() if is_link(comm.model_name)])
+        first = [comm_id for comm_id in loaded if comm_id in used]
+        first += [comm_id for comm_id in reversed(loaded) if comm_id not in used]
+        loaded = {comm_id: loaded[comm_id] for comm_id in first[:MAX_COMMS]}
     return [loaded[comm_id] for comm_id in _children_first(loaded)]
+
+
+def _used(shown: Iterable[str], named: Mapping[str, Collection[str]], links: Iterable[str]) -> set[str]:
+    """What is shown, all that it refers to, and the links that stay with it.
+
+    Args:
+        shown: comm ids.
+        named: what each widget refers to, by its comm id.
+        links: those of them that are links.
+    """
+    used = closure(shown, lambda comm_id: named.get(comm_id, ()))
+    return used | closure(
+        (link for link in links if used.issuperset(named[link])), lambda comm_id: named.get(comm_id, ())
+    )
+
+
+def _named_by(comm: LoadedComm) -> frozenset[str]:
+    """The widgets that one refers to, and those that it captured."""
+    return frozenset(references_within(comm.state)).union(*map(view_of, comm.outputs or ()))
 
 
 def view_of(output: Output) -> set[str]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import daemon.core.saved_widgets
 from daemon.core.saved_widgets import (
     WIDGET_VIEW,
     LoadedComm,
@@ -163,6 +164,24 @@ def test_a_value_whose_blob_is_gone_is_left_out() -> None:
 )
 def test_what_is_no_widget_is_left_out(models: dict[str, Any]) -> None:
     assert parse_widget_state({"state": {**models, "ok": model("X", {})}}, lambda: "o")[0].comm_id == "ok"
+
+
+def test_of_too_many_those_that_outputs_show_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon.core.saved_widgets, "MAX_COMMS", 6)
+    captured = [{"output_type": "display_data", "data": dict(view("inner").data), "metadata": {}}]
+    models = {
+        **{f"left{n}": model("Layout", {}) for n in range(10)},
+        "box": model("HBox", {"children": ["IPY_MODEL_out", "IPY_MODEL_nobody"], "layout": "IPY_MODEL_layout"}),
+        "out": model("Output", {"outputs": captured}),
+        "inner": model("Text", {}),
+        "layout": model("Layout", {}),
+        "link": model("Link", {"source": ["IPY_MODEL_inner", "value"], "target": ["IPY_MODEL_box", "x"]}),
+        **{f"later{n}": model("Layout", {}) for n in range(2)},
+    }
+    loaded = parse_widget_state({"state": models}, lambda: "o", {"box", "gone"})
+
+    assert {comm.comm_id for comm in loaded} == {"box", "out", "inner", "layout", "link", "later1"}
+    assert [comm.comm_id for comm in loaded].index("out") < [comm.comm_id for comm in loaded].index("box")
 
 
 @pytest.mark.parametrize("raw", [{}, {"state": None}, {"state": [1]}])

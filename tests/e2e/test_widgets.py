@@ -655,6 +655,8 @@ async def test_a_notebook_of_another_program_is_shown(daemon: ServedDaemon) -> N
     file["cells"][0]["outputs"] = [{"output_type": "display_data", "data": view, "metadata": {}}]
     entry = {"model_module": "@jupyter-widgets/controls", "model_module_version": "1.5.0"}
     models = {
+        # What closed widgets left in the kernel; it is all saved.
+        **{f"left{n}": {**entry, "model_name": "LayoutModel", "state": {}} for n in range(10_000)},
         "b": {**entry, "model_name": "HBoxModel", "state": {"children": ["IPY_MODEL_a"]}},
         "a": {**entry, "model_name": "TextModel", "state": {"value": "hello"}},
     }
@@ -665,3 +667,5 @@ async def test_a_notebook_of_another_program_is_shown(daemon: ServedDaemon) -> N
         seen = await late.seen()
         assert [child["state"]["value"] for child in seen.children(seen.one("HBox"))] == ["hello"]
         assert seen.one("Text")["order"] < seen.one("HBox")["order"]
+        [log] = (await late.doc())["kernel_log"]
+        assert "2 widgets of the file are not shown" in log["text"][0]
