@@ -107,9 +107,10 @@ class CommRegistry:
         if len(self.comms) >= MAX_COMMS and not self._make_room():
             self.trouble("", f"more than {MAX_COMMS} comms are open: the latest widgets are not shown")
             return None
-        place = self._absent.arrive(comm_id) or Place(self.next_order(), cell_id)
+        before = self._absent.arrive(comm_id)
+        place = before or Place(self.next_order(), cell_id)
         comm = self.comms[comm_id] = Comm(comm_id, target_name, _text(state.get("_model_name")), place)
-        comm.was_used = self._is_shown(comm_id)
+        comm.was_used = before is not None or self._is_shown(comm_id)
         shown = self._shown(comm, state)
         module = _text(state.get("_model_module"))
         opened = OpenComm(comm_id, target_name, module, comm.model_name, place.order, shown)

@@ -119,6 +119,28 @@ def test_one_that_is_used_again_comes_back_as_the_kernel_has_it(notebook: Notebo
     assert "from its handler" in notebook.settle().shown("cell", "a")
 
 
+def test_one_that_came_back_goes_again(notebook: Notebook) -> None:
+    fill(notebook)
+    for _ in range(2):
+        notebook.now += SWEEP_SECONDS
+        kernel = notebook.begin("b")
+        kernel.open("box", "HBoxModel", {"children": ["IPY_MODEL_bar1-child"]})
+        notebook.end()
+        assert {"bar1-child", "bar1-layout"} <= notebook.settle().comms().keys()
+        notebook.now += SWEEP_SECONDS
+        kernel = notebook.begin("b")
+        kernel.close("box")
+        for n in range(ROOM):
+            kernel.open(f"other{n}", "TextModel", {})
+        notebook.end()
+        assert not {"bar1-child", "bar1-layout"} & notebook.settle().comms().keys()
+        kernel = notebook.begin("b")
+        for n in range(ROOM):
+            kernel.close(f"other{n}")
+        notebook.end()
+        notebook.runtime.widgets.comms._closed.clear()  # the names of this test may come again
+
+
 def test_one_that_was_closed_meanwhile_does_not_come_back(notebook: Notebook) -> None:
     fill(notebook)
     kernel = notebook.begin("b")
