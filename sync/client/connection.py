@@ -16,7 +16,7 @@ import trio
 from sync.client.errors import ConnectionLost, NotebookError, ProtocolError, RequestFailed
 from sync.client.http import Address, refusal
 from sync.core import frames
-from sync.core.client_session import Answer, ClientSession, Event, Received, RequestTooLarge
+from sync.core.client_session import Answer, ClientSession, Event, Received, RequestInvalid, RequestTooLarge
 from sync.core.identifiers import SessionId
 from sync.core.jsonrpc import ErrorCode
 from sync.core.limits import MAX_FRAME_BYTES
@@ -209,6 +209,9 @@ class Connection:
             request_id = self.session.request(method, params)
         except RequestTooLarge as error:
             code = ErrorCode.TOO_LARGE
+            raise RequestFailed(int(code), code.reason, {}, str(error)) from error
+        except RequestInvalid as error:
+            code = ErrorCode.INVALID_PARAMS
             raise RequestFailed(int(code), code.reason, {}, str(error)) from error
         pending = self._pending[request_id] = _Pending(take)
         self.wake()

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from cbor2 import CBOREncodeError
+
 from sync.core.binding import ROOT
 from sync.core.frames import (
     DocUnavailable,
@@ -114,6 +116,10 @@ class RequestTooLarge(Exception):
     """A request's parameters exceed what one message may hold."""
 
 
+class RequestInvalid(Exception):
+    """A request's parameters are none that a daemon takes: it would hang up."""
+
+
 class ClientSession:
     """One notebook at a client; it outlives connections.
 
@@ -174,11 +180,20 @@ class ClientSession:
 
         Raises:
             RequestTooLarge: more than MAX_JSONRPC_BYTES.
+            RequestInvalid: keys that are no text, values of other types than JSON's and bytes, or too deep.
         """
         self._last_request += 1
-        data = encode_data({"jsonrpc": "2.0", "id": self._last_request, "method": method, "params": dict(params)})
+        request = {"jsonrpc": "2.0", "id": self._last_request, "method": method, "params": dict(params)}
+        try:
+            data = encode_data(request)
+        except CBOREncodeError as error:
+            raise RequestInvalid(str(error)) from error
         if len(data) > MAX_JSONRPC_BYTES:
             raise RequestTooLarge(f"a request of {len(data)} bytes, {MAX_JSONRPC_BYTES} are allowed")
+        try:
+            decode_data(data)  # as the daemon does, who hangs up where it can't
+        except ProtocolError as error:
+            raise RequestInvalid(error.reason) from error
         self._requests.append(data)
         return self._last_request
 

@@ -1,6 +1,8 @@
 """Our clients and our daemon, frame by frame: nothing lost, nothing told before its state, and silence in the end."""
 
 import random
+from datetime import datetime
+from functools import reduce
 
 import pytest
 from hypothesis import settings
@@ -9,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sync.core.binding import ROOT, ScalarType
 from sync.core.change_log import ChangeLog
-from sync.core.client_session import MAX_HELD, Answer, ClientSession, RequestTooLarge
+from sync.core.client_session import MAX_HELD, Answer, ClientSession, RequestInvalid, RequestTooLarge
 from sync.core.frames import (
     DocUnavailable,
     Ephemeral,
@@ -343,6 +345,20 @@ def test_no_more_is_held_than_a_daemon_may_send() -> None:
     params = {"runtime": "r", "heads": ["ab" * 32]}
     with pytest.raises(ProtocolError, match="too many"):
         session.receive([said(event("x", params), count=count) for count in range(1, MAX_HELD + 2)])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1: "a number as a key"}, object(), datetime(2026, 1, 1), reduce(lambda inner, _: [inner], range(100), [])],
+    ids=["key", "type", "date", "depth"],
+)
+def test_a_request_for_which_a_daemon_would_hang_up_is_refused_here(value: object) -> None:
+    session = joined()
+    session.next_batch()
+    with pytest.raises(RequestInvalid):
+        session.request("update_comm", {"state": {"value": [value]}})
+
+    assert session.next_batch() == []
 
 
 def test_a_request_that_fits_no_message_is_refused_here() -> None:

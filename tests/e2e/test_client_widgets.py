@@ -232,6 +232,13 @@ box, up = w.HBox([s]), w.FileUpload()
         await slider.set(value=150)
         assert await run(nb, "print(s.value, s.max)") == "150 200\n"
 
+        # What no message can be costs no connection.
+        for value in ({1: 2}, {"a": {None: 3}}):
+            with pytest.raises(RequestFailed) as failed:
+                await slider.set(value)
+            assert failed.value.reason == "invalid_params"
+        assert slider.value == 150
+
         # What a widget can't be does not stay.
         await slider.set("no number")
         await nb.wait_for(lambda: slider.value == 150)
