@@ -12,7 +12,7 @@ from typing import Any
 
 from daemon.core.comm import SendComm
 from daemon.core.comm_buffers import join_buffers, split_buffers
-from daemon.core.effects import SendExecute
+from daemon.core.effects import SendExecute, SendQuestion
 from daemon.core.runtime import Runtime
 from kernel_bridge.core import messages as k
 from sync.core.urgency import Urgency
@@ -43,7 +43,7 @@ class WidgetKernel:
     stays_in_callbacks: bool = False
     models: dict[str, Model] = field(default_factory=dict)
     said: deque[k.KernelMessage] = field(default_factory=deque)
-    inbox: deque[SendComm | SendExecute] = field(default_factory=deque)
+    inbox: deque[SendComm | SendExecute | SendQuestion] = field(default_factory=deque)
     parent: k.Header = field(default_factory=k.Header)
     running: str | None = None
     update_messages: int = 0
@@ -90,6 +90,11 @@ class WidgetKernel:
             self.say(k.Status(execution_state="busy"))
             self._count += 1
             self.say(k.ExecuteInput(code=message.execution.code, execution_count=self._count))
+        elif isinstance(message, SendQuestion):
+            self.parent = k.Header(msg_id=message.msg_id, msg_type="execute_request", session=SESSION)
+            self.say(k.Status(execution_state="busy"))
+            self.say(k.ExecuteReply(status="ok"), channel="shell")
+            self.say(k.Status(execution_state="idle"))
         else:
             self.parent = k.Header(msg_id=message.msg_id, msg_type=message.msg_type, session=SESSION)
             self.say(k.Status(execution_state="busy"))
@@ -265,7 +270,7 @@ class Notebook:
         """Puts what the daemon sends into the kernel's inbox; the comm messages among it."""
         sent = []
         for effect in self.runtime.take_effects():
-            assert isinstance(effect, SendComm | SendExecute)
+            assert isinstance(effect, SendComm | SendExecute | SendQuestion)
             self.kernel.inbox.append(effect)
             if isinstance(effect, SendComm):
                 sent.append(effect)
