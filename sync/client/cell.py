@@ -100,7 +100,7 @@ class Cell:
         if edit is None:
             raise self._gone()
         while not edit.done:
-            self._notebook.write(lambda tx: edit.write(tx, SLICE))
+            self._notebook.write(lambda tx: edit.write(tx, SLICE), places={})
 
     def move(self, *, before: "Cell | str | None" = None, after: "Cell | str | None" = None) -> None:
         """Puts it before or after another cell, or to the end.
@@ -118,7 +118,7 @@ class Cell:
 
         if not self.exists:
             raise self._gone()
-        self._notebook.write(write)
+        self._notebook.write(write, places={**dict(moved), self.id: position})
 
     def delete(self) -> None:
         """Deletes it; nothing if it is gone already.

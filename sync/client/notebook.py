@@ -20,7 +20,7 @@ from sync.client.outputs import Output, decode_output, missing_blobs
 from sync.client.widgets import Widgets
 from sync.core import notebook_schema
 from sync.core.binding import ROOT, Replica, Transaction
-from sync.core.cell_order import Placed, place, read_order
+from sync.core.cell_order import Placed, place, read_order, with_places
 from sync.core.client_session import ClientSession, Event, Received
 from sync.core.identifiers import automerge_url, heads_to_hex
 from sync.core.jsonrpc import ErrorCode
@@ -124,9 +124,9 @@ class Notebook(KernelRequests):
                 NotebookSchema.set_position(tx, other, fresh)
             insertion.write(tx, SLICE)
 
-        self.write(write)
+        self.write(write, places={**dict(moved), cell_id: position})
         while not insertion.done:
-            self.write(lambda tx: insertion.write(tx, SLICE))
+            self.write(lambda tx: insertion.write(tx, SLICE), places={})
         return Cell(self, cell_id)
 
     def order(self) -> list[Placed]:
@@ -152,8 +152,12 @@ class Notebook(KernelRequests):
             index = found if before is not None else found + 1
         return place(order, index, lambda: random_digits(random.randrange(RANDOM_SPACE)))
 
-    def write(self, write: Callable[[Transaction], Written]) -> Written:
+    def write(self, write: Callable[[Transaction], Written], *, places: Mapping[str, str] | None = None) -> Written:
         """Makes one change of the notebook document, for what the other methods do not do; it is sent at once.
+
+        Args:
+            write: writes it.
+            places: the positions that it gives cells, where that is known: the order need not be read again then.
 
         Raises:
             NotebookError: the notebook is read-only.
@@ -162,7 +166,11 @@ class Notebook(KernelRequests):
         self._connection.require_alive()
         if self.read_only:
             raise NotebookError("this notebook is read-only here")
+        ordered = self._ordered if places is not None else None
+        is_known = ordered is not None and ordered[0] == self.notebook_replica.heads()
         written = self._session.notebook.write(write)
+        if ordered is not None and places is not None and is_known:
+            self._ordered = self.notebook_replica.heads(), with_places(ordered[1], places) if places else ordered[1]
         self._connection.wake()
         self._connection.changed()
         return written

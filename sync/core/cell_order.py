@@ -1,6 +1,7 @@
 """Where a cell goes among the others: its position, and which neighbours have to be re-keyed for it."""
 
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sync.core.binding import Kind, Reader
@@ -27,8 +28,16 @@ def read_order(reader: Reader) -> list[Placed]:
         if found is not None and found[0] is Kind.MAP:
             position = read_string(reader, found[1], "position", longest=MAX_LENGTH)
         placed.append(Placed(cell_id, position if is_position(position) else None))
-    placed.sort(key=lambda cell: sort_key(cell.position, cell.cell_id))
+    placed.sort(key=_key)
     return placed
+
+
+def with_places(order: Sequence[Placed], places: Mapping[str, str]) -> list[Placed]:
+    """The order with some cells at these positions, which need not have been in it."""
+    changed = [cell for cell in order if cell.cell_id not in places]
+    for cell_id, position in places.items():
+        insort(changed, Placed(cell_id, position), key=_key)
+    return changed
 
 
 def place(order: Sequence[Placed], index: int, random_source: Callable[[], str]) -> tuple[str, list[tuple[str, str]]]:
@@ -66,6 +75,10 @@ def place(order: Sequence[Placed], index: int, random_source: Callable[[], str])
         position = positions.pop(index)
         moved = [(cell.cell_id, fresh) for cell, fresh in zip(order, positions, strict=True)]
     return position, moved
+
+
+def _key(cell: Placed) -> tuple[bool, str, str]:
+    return sort_key(cell.position, cell.cell_id)
 
 
 def _is_not_above(cell: Placed, left: str | None) -> bool:

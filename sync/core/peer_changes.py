@@ -195,7 +195,8 @@ class PeerChanges:
                 raise ChangesRefused(f"the change has no operations, but starts at {change.start_op} behind {behind}")
             above[change.hash] = change.max_op
             highest = max(highest, change.max_op)
-        if len(ChangeLogPreview(document.log, logged).heads) > MAX_DOCUMENT_HEADS:
+        most_heads = len(document.log.heads()) + len(logged)
+        if most_heads > MAX_DOCUMENT_HEADS and len(ChangeLogPreview(document.log, logged).heads) > MAX_DOCUMENT_HEADS:
             raise ChangesRefused(f"the document would have more than {MAX_DOCUMENT_HEADS} heads")
         if document.operations + sum(change.op_count for change in changes) > MAX_DOCUMENT_OPS:
             raise ChangesRefused(f"the document would exceed {MAX_DOCUMENT_OPS} operations")

@@ -1,5 +1,6 @@
 """The client against a daemon that does what each test says, on real sockets in one process."""
 
+import random
 import socket as stdlib_socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 from sync.client import ConnectionLost, NotebookError, ProtocolError, RequestFailed, SyncTimeout, open_notebook
 from sync.client import connection as client_connection
 from sync.client.events import MAX_WAITING
+from sync.core.cell_order import read_order
 from sync.core.frames import Ephemeral, encode_data, encode_frame
 from sync.core.identifiers import automerge_url, document_id
 from sync.core.jsonrpc import RequestError
@@ -365,6 +367,39 @@ async def test_a_consumer_of_events_that_lags_loses_the_oldest(daemon: ScriptedD
         assert (await anext(events)).seq == 6
         events.close()
         assert [event async for event in events] == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_order_of_cells_is_that_of_the_document_whoever_changes_it(daemon: ScriptedDaemon, seed: int) -> None:
+    """It is kept from one change to the next, since reading it takes 4 us a cell: 1 000 cells were added in 3 s."""
+    rng = random.Random(seed)
+    reads: list[int] = []
+    async with opened(daemon) as nb, opened(daemon) as other:
+        for number in range(80):
+            cells = nb.cells
+            some, another = (rng.choice(cells), rng.choice(cells)) if cells else (None, None)
+            match rng.randrange(8):
+                case 0 if some is not None and another is not None:
+                    some.move(**{rng.choice(("before", "after")): another}) if some != another else some.move()
+                case 1 if some is not None:
+                    some.delete()
+                case 2 if some is not None:
+                    some.edit("x" * number)
+                case 3:
+                    other.add_cell("theirs", before=rng.choice(other.cells) if other.cells else None)
+                    await other.confirm_sync()
+                    await nb.confirm_sync()
+                case 4 if some is not None and another is not None:
+                    write = partial(NotebookSchema.set_position, cell_id=some.id, position=another.id[:3] + "1")
+                    nb.write(write)
+                case _:
+                    nb.add_cell(str(number), **({rng.choice(("before", "after")): some} if some else {}))  # type: ignore[arg-type]
+            assert nb.order() == read_order(nb.notebook_replica)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sync.client.notebook.read_order", lambda replica: reads.append(1) or read_order(replica))
+            for number in range(20):
+                nb.add_cell(str(number)).edit("more")
+    assert len(reads) <= 1
 
 
 # --- When the connection breaks
