@@ -38,6 +38,7 @@ from sync.core.outbox import Outbox, OutboxFull
 from sync.core.rate_limit import RateLimit
 from sync.core.subscription import Subscription
 from sync.core.sync_message import SyncMessageInvalid, decode_sync_message
+from sync.decoding import decoded
 from sync.handshake import LAST_WORDS_SECONDS
 from sync.turns import in_turns
 from sync.websocket import PeerSocket, SocketStalled
@@ -305,7 +306,7 @@ class Connection:
             for data in self.unread:
                 self.statistics.frames_received += 1
                 self.statistics.bytes_received += len(data)
-                await self._receive(decode_frame(data))
+                await self._receive(await decoded(decode_frame, data))
                 if len(self.unread) > 1:
                     # Others' work in between: a peer can send many messages at once.
                     await trio.lowlevel.checkpoint()
@@ -378,7 +379,7 @@ class Connection:
             self.statistics.foreign_ephemerals += 1
             return
         document_id = self._document_id(frame.document_id)
-        data = decode_data(frame.data)
+        data = await decoded(decode_data, frame.data)
         if is_jsonrpc(data):
             delay = self._requests.delay(1, trio.current_time())
             if delay:

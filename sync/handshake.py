@@ -4,6 +4,7 @@ import trio
 
 from sync.core.frames import ErrorFrame, Frame, Ignored, Join, Peer, ProtocolError, decode_frame, encode_frame
 from sync.core.identifiers import PeerId
+from sync.decoding import decoded
 from sync.websocket import PeerSocket
 
 # A stock client sends `join` with its first packet; who takes longer than this does not speak the protocol.
@@ -21,7 +22,7 @@ async def shake_hands(socket: PeerSocket, own_id: PeerId) -> tuple[Join, list[by
     """
     with trio.move_on_after(HANDSHAKE_SECONDS):
         messages = await socket.receive()
-        frame = decode_frame(messages[0])
+        frame = await decoded(decode_frame, messages[0])
         objection = _objection(frame, own_id)
         if isinstance(frame, Join) and objection is None:
             await socket.send([encode_frame(Peer(own_id, frame.sender_id, "1", {"isEphemeral": False}))])
