@@ -320,9 +320,9 @@ async def test_much_at_once_is_decoded_beside_the_loop(hub: Hub, monkeypatch: py
         for numbers in (list(range(10)), list(range(INLINE_BYTES))):
             peer.say({"jsonrpc": "2.0", "method": "x", "params": {"numbers": numbers}})
         peer.say({"jsonrpc": "2.0", "method": "y"})
-        while len(hub.requests) < 3:
-            await trio.lowlevel.checkpoint()
-    assert threads == [(name, where) for where in ("loop", "beside", "loop") for name in ("frame", "data")]
+        peer.sync(Document(document_id(b"?" * 16)))
+        await peer.socket.until(lambda: peer.socket.of(DocUnavailable))
+    assert threads[:6] == [(name, where) for where in ("loop", "beside", "loop") for name in ("frame", "data")]
     assert [request["method"] for request in hub.requests] == ["x", "x", "y"], "in order all the same"
 
 

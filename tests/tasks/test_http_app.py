@@ -1,6 +1,7 @@
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -245,13 +246,14 @@ async def test_a_body_that_is_not_wanted_is_a_bad_request(client: httpx.AsyncCli
 async def test_a_body_above_the_limit_is_not_read_to_its_end(client: httpx.AsyncClient, api: FakeApi) -> None:
     sent = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         nonlocal sent
         while True:
             sent += 1
             yield b" " * 1024
 
-    assert error(await client.post("/api/notebooks", content=endless())) == (413, "too_large")
+    async with aclosing(endless()) as body:
+        assert error(await client.post("/api/notebooks", content=body)) == (413, "too_large")
     assert sent <= MAX_BODY_BYTES / 1024 + 1
     exact = json.dumps({"path": "a.ipynb"}).encode().ljust(MAX_BODY_BYTES)
     assert (await client.post("/api/notebooks", content=exact)).status_code == 200
