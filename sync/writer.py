@@ -294,7 +294,9 @@ class DocWriter:
             WriterEnded: it never will be.
         """
         self._succession_due = True
-        await self.flush()
+        self.wake(Urgency.URGENT)
+        while self._succession_due:
+            await self._next_step()
 
     async def run(self) -> None:
         """Commits until cancelled."""
