@@ -15,12 +15,12 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from daemon.requests import METHODS, Call, Later, Method, Result, decode_params
 from daemon.room import Room
+from sync.awaited_heads import WriterEnded
 from sync.connection import Connection
 from sync.core.identifiers import DocumentId
 from sync.core.jsonrpc import Request, RequestError, RequestInvalid, parse_request
 from sync.core.limits import MAX_REQUESTS_IN_FLIGHT
 from sync.core.mutations import UNSET
-from sync.writer import WriterEnded
 
 log = structlog.get_logger(__name__)
 

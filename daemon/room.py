@@ -28,6 +28,7 @@ from daemon.loading import load_into
 from daemon.rolling_over import roll_over_when_due
 from daemon.saving import save_notebook
 from daemon.widget_reading import PastWidgets
+from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore, BlobStoreError
 from sync.compactor import Compactor
 from sync.core.cell_order import read_order
@@ -39,7 +40,7 @@ from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.steps import Steps
 from sync.core.urgency import Urgency
-from sync.writer import DocWriter, WriterEnded
+from sync.writer import DocWriter
 
 log = structlog.get_logger(__name__)
 

@@ -369,7 +369,7 @@ class Connection:
             changes = await in_turns(checking_changes(b"".join(blobs)))
         except ChangeRejected as rejected:
             self.refuse_changes(subscription, rejected.reason)
-            opened.writer.changes_refused()
+            opened.writer.heads.look()
             return
         await opened.writer.submit_changes(self, subscription, changes)
 

@@ -10,19 +10,20 @@ for it hears so, and requests whose answers it had are refused.
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import trio
 
+from sync.awaited_heads import AwaitedHeads, WriterEnded
 from sync.blobs import BlobStore, BlobStoreError
+from sync.core.batch import Batch, PendingEvent, PendingResponse, Source
 from sync.core.binding import Transaction
 from sync.core.carry_over import Shown
 from sync.core.changes import CheckedChange
 from sync.core.document import Document
 from sync.core.frames import encode_data
-from sync.core.identifiers import ChangeHash, Heads, heads_to_hex
+from sync.core.identifiers import ChangeHash, heads_to_hex
 from sync.core.jsonrpc import RequestError, event, response
 from sync.core.mutations import Mutation
 from sync.core.notebook_schema import NotebookSchema
@@ -47,71 +48,6 @@ PREPARE_INLINE_BYTES = 128 * 1024
 CHANGES_SECONDS = 0.010
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PendingEvent:
-    """An event before it has heads; `cells`: it speaks of cells or sources, so it names notebook heads as well."""
-
-    method: str
-    params: dict[str, Any]
-    cells: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PendingResponse:
-    """The result of a request, for one peer."""
-
-    recipient: Recipient
-    request_id: str | int
-    result: dict[str, Any]
-    cells: bool = False
-
-
-@dataclass(slots=True)
-class Batch:
-    """What a source held: applied in order, in one commit.
-
-    Attributes:
-        changes_file: a notebook file would hold something else.
-        more: the source holds notices that come with the next one.
-    """
-
-    mutations: list[Mutation] = field(default_factory=list)
-    notices: list[PendingEvent | PendingResponse] = field(default_factory=list)
-    notebook_writes: list[Callable[[Transaction], None]] = field(default_factory=list)
-    changes_file: bool = False
-    more: bool = False
-
-
-class Source(Protocol):
-    """The bounded buffer between a room's producers and its doc-writer."""
-
-    def drain(self) -> Batch:
-        """Gives everything that waits and forgets it; of very many notices the first (`more`)."""
-        ...
-
-    def notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
-        """Peers' changes were just applied; `keys` of maps may have other values now (see `Taken`), None: any may.
-
-        What follows from that is done in steps. Nobody else changes the documents meanwhile.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _HeadsWaiter:
-    peer: Recipient
-    missing: set[ChangeHash]
-    done: trio.Event = field(default_factory=trio.Event)
-
-
-class HeadsRefused(Exception):
-    """The awaited heads name a change that was refused: it will never come."""
-
-
-class WriterEnded(Exception):
-    """The room is over: nothing more is committed."""
 
 
 class DocWriter:
@@ -154,7 +90,7 @@ class DocWriter:
         self._changes = PeerChanges(notebook)
         self._steps = 0
         self._step_done = trio.Event()
-        self._heads_waiters: list[_HeadsWaiter] = []
+        self.heads = AwaitedHeads(notebook, self._changes.has_refused)
         self._batch: Batch | None = None
         self._more = False  # of what the last step drained, notices are left
         self._unsound: set[ChangeHash] = set()
@@ -224,36 +160,6 @@ class DocWriter:
         if self.ended:
             raise WriterEnded
 
-    async def wait_for_heads(self, heads: Heads, peer: Recipient) -> None:
-        """Returns once the notebook document holds all of `heads`, which `peer` named.
-
-        Raises:
-            HeadsRefused: one of them was refused, or is missing and changes of this peer are not taken.
-            WriterEnded: the room ended meanwhile.
-        """
-        waiter = _HeadsWaiter(peer, {change_hash for change_hash in heads if change_hash not in self.notebook.log})
-        if not waiter.missing:
-            return
-        if self.ended:
-            raise WriterEnded
-        if not self._can_come(waiter):
-            raise HeadsRefused
-        self._heads_waiters.append(waiter)
-        try:
-            await waiter.done.wait()
-        finally:
-            self._heads_waiters.remove(waiter)
-        if waiter.missing:
-            raise WriterEnded if self.ended else HeadsRefused
-
-    def changes_refused(self) -> None:
-        """A peer's changes were refused before they came here: who waits for them need not."""
-        self._release_waiters()
-
-    def missing_heads(self, heads: Heads) -> list[str]:
-        """Those of `heads` that the notebook document lacks, in hex."""
-        return heads_to_hex(change_hash for change_hash in heads if change_hash not in self.notebook.log)
-
     def discard(self, document: Document, hashes: Collection[ChangeHash]) -> None:
         """Takes changes of the notebook document back with the next commit: it can't be saved with them.
 
@@ -311,8 +217,7 @@ class DocWriter:
         """Nobody may wait for what never comes."""
         self.ended = True
         self._step_done.set()
-        for waiter in self._heads_waiters:
-            waiter.done.set()
+        self.heads.end()
         left = [] if self._batch is None else self._batch.notices
         batch = self._source.drain()
         left += batch.notices
@@ -370,7 +275,7 @@ class DocWriter:
         authors = {change.origin for change in gone if change.hash in culprits}
         for subscriber in list(self.notebook.subscribers):
             subscriber.document_rebuilt(self.notebook, authors)
-        self._release_waiters()
+        self.heads.look()
         await in_turns(self._source.notebook_changed(None))
 
     def _roll_over(self, succession: Succession) -> None:
@@ -481,13 +386,4 @@ class DocWriter:
                 break
         if applied:
             await in_turns(self._source.notebook_changed(keys))
-        self._release_waiters()
-
-    def _release_waiters(self) -> None:
-        for waiter in self._heads_waiters:
-            waiter.missing.difference_update([h for h in waiter.missing if h in self.notebook.log])
-            if not waiter.missing or not self._can_come(waiter):
-                waiter.done.set()
-
-    def _can_come(self, waiter: _HeadsWaiter) -> bool:
-        return waiter.peer.may_write(self.notebook) and not self._changes.has_refused(waiter.missing)
+        self.heads.look()

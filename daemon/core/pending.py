@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from daemon.core.comm_changes import CommMutation
+from sync.core.batch import Batch, PendingEvent, PendingResponse
 from sync.core.binding import Transaction
 from sync.core.mutations import Mutation, SetCell, SetKernel, SetQueue
 from sync.core.peer_changes import Recipient
 from sync.core.urgency import Urgency
-from sync.writer import Batch, PendingEvent, PendingResponse
 
 # That go with one commit; the rest goes with the next ones. All of 10 000 executions can end at once, and a peer that does not
 # take them fast enough is told no more than 1 000: so they come at a pace that peers can keep up with.

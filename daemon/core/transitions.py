@@ -19,11 +19,11 @@ from daemon.core.pending import PendingBatch
 from daemon.core.prompt import Prompt
 from daemon.core.readable import is_readable
 from daemon.core.widgets import Widgets
+from sync.core.batch import Batch
 from sync.core.limits import MIB
 from sync.core.mutations import KERNEL_LOG, KernelStatus, RemoveExecution, SetCell, SetExecution, Target
 from sync.core.steps import Steps
 from sync.core.urgency import Urgency
-from sync.writer import Batch
 
 # Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
 # animation is 1 MiB.

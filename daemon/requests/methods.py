@@ -13,10 +13,10 @@ import trio
 
 from daemon.room import Room
 from kernel_bridge import Kernel
+from sync.awaited_heads import HeadsRefused
 from sync.core.identifiers import Heads, InvalidIdentifier, heads_from_hex
 from sync.core.jsonrpc import RequestError
 from sync.core.peer_changes import Recipient
-from sync.writer import HeadsRefused
 
 # The heads of a request come with the peer's next sync message; stock clients hold that back for 100 ms at most.
 HEADS_SECONDS = 10.0
@@ -71,9 +71,9 @@ class Call:
             raise RequestError.invalid_params("notebook_heads", str(error)) from error
         try:
             with trio.fail_after(HEADS_SECONDS):
-                await self.room.writer.wait_for_heads(heads, self.recipient)
+                await self.room.writer.heads.wait(heads, self.recipient)
         except (trio.TooSlowError, HeadsRefused) as error:
-            raise RequestError.heads_timeout(self.room.writer.missing_heads(heads)) from error
+            raise RequestError.heads_timeout(self.room.writer.heads.missing(heads)) from error
         return heads
 
 

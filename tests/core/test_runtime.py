@@ -12,6 +12,7 @@ from daemon.core.prompt import MAX_PROMPT_CHARS
 from daemon.core.runtime import Runtime
 from daemon.core.transitions import QUEUE_SECONDS, SHORT_QUEUE
 from kernel_bridge.core import messages as k
+from sync.core.batch import Batch, PendingEvent
 from sync.core.mutations import (
     KERNEL_LOG,
     AppendOutput,
@@ -23,7 +24,6 @@ from sync.core.mutations import (
     Target,
 )
 from sync.core.urgency import Urgency
-from sync.writer import Batch, PendingEvent
 
 SESSION = "ours"
 

@@ -19,7 +19,7 @@ from daemon.kernel_life import KernelSupervisor, KernelUnavailable
 from daemon.room import new_id, timestamp
 from kernel_bridge.core.unread import MAX_UNREAD_BYTES
 from kernel_bridge.launcher import FREE_DESCRIPTORS
-from sync.writer import PendingEvent
+from sync.core.batch import PendingEvent
 from tests.fakes.scripted_kernel import ARGV, SUBSHELLS, WIRED_ARGV
 from tests.fakes.served_daemon import ServedDaemon
 from tests.fakes.thin_peer import RequestFailed, ThinPeer, open_thin_peer

@@ -15,8 +15,8 @@ from daemon.core.comm_buffers import join_buffers, split_buffers
 from daemon.core.effects import SendExecute, SendQuestion
 from daemon.core.runtime import Runtime
 from kernel_bridge.core import messages as k
+from sync.core.batch import PendingEvent
 from sync.core.urgency import Urgency
-from sync.writer import PendingEvent
 from tests.fakes.runtime_document import RuntimeDocument
 
 SESSION = "ours"

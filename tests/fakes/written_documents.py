@@ -8,6 +8,7 @@ import trio
 from automerge import core
 
 from sync.blobs import BlobStore, BlobStoreError
+from sync.core.batch import Batch, PendingEvent, PendingResponse
 from sync.core.changes import CheckedChange, check_changes
 from sync.core.document import Document
 from sync.core.identifiers import document_id
@@ -18,7 +19,7 @@ from sync.core.steps import Steps
 from sync.core.subscription import Subscription
 from sync.core.urgency import Urgency
 from sync.core.values import Blob
-from sync.writer import Batch, DocWriter, PendingEvent, PendingResponse
+from sync.writer import DocWriter
 from tests.fakes.recipients import RecordingRecipient
 
 CELL = Target("cell", "a")

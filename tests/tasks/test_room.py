@@ -184,7 +184,7 @@ async def test_a_peer_that_leaves_takes_its_waiting_requests_with_it(tmp_path: P
         client.socket.leave()
         await wait_all_tasks_blocked()
         assert len(room.runtime.queue.queued) == 1
-        assert room.writer._heads_waiters == []
+        assert room.writer.heads._waiters == []
         assert daemon.hub.connections == set()
 
 
@@ -194,7 +194,7 @@ async def test_heads_that_never_come_time_out(tmp_path: Path, autojump_clock: Mo
         client = await daemon.connect(room)
         await client.answered(client.ask(room, "run_all_cells", notebook_heads=UNKNOWN_HEADS))
         assert client.answers == {1: "heads_timeout"}
-        assert room.writer._heads_waiters == []
+        assert room.writer.heads._waiters == []
 
 
 async def test_a_room_that_closes_takes_no_requests_and_ends_what_it_had(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import trio
 from automerge import core
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from sync.awaited_heads import HeadsRefused, WriterEnded
 from sync.blobs import BlobStoreError
 from sync.core.binding import Transaction
 from sync.core.limits import MAX_PENDING_CHANGES
@@ -16,7 +17,7 @@ from sync.core.mutations import AddCell, SetKernel
 from sync.core.prepared import NEW_ENTRIES_AT_ONCE
 from sync.core.runtime_reading import read_cell, read_runtime
 from sync.core.urgency import Urgency
-from sync.writer import COMMIT_INTERVAL, HeadsRefused, WriterEnded
+from sync.writer import COMMIT_INTERVAL
 from tests.fakes.recipients import RecordingRecipient
 from tests.fakes.written_documents import WrittenDocuments
 
@@ -261,9 +262,9 @@ async def test_a_flood_of_changes_lets_the_rest_have_its_turn(
 async def test_whoever_waits_for_heads_goes_on_when_they_are_there(room: WrittenDocuments) -> None:
     change = room.edit()
     async with room.running(), trio.open_nursery() as nursery:
-        nursery.start_soon(room.writer.wait_for_heads, (change.hash,), room.peer)
+        nursery.start_soon(room.writer.heads.wait, (change.hash,), room.peer)
         await wait_all_tasks_blocked()
-        assert room.writer.missing_heads((change.hash,)) == [change.hash.hex()]
+        assert room.writer.heads.missing((change.hash,)) == [change.hash.hex()]
         await room.submit(change)
 
 
@@ -273,8 +274,8 @@ async def test_a_cancelled_wait_for_heads_leaves_nothing_behind(
     async with room.running():
         for _ in range(3):
             with trio.move_on_after(1):
-                await room.writer.wait_for_heads((b"u" * 32,), room.peer)
-        assert room.writer._heads_waiters == []
+                await room.writer.heads.wait((b"u" * 32,), room.peer)
+        assert room.writer.heads._waiters == []
 
 
 async def test_heads_that_were_refused_are_not_waited_for(room: WrittenDocuments) -> None:
@@ -295,7 +296,7 @@ async def test_heads_that_were_refused_are_not_waited_for(room: WrittenDocuments
 
 async def _refused(room: WrittenDocuments, change_hash: bytes, peer: RecordingRecipient) -> None:
     with pytest.raises(HeadsRefused):
-        await room.writer.wait_for_heads((change_hash,), peer)
+        await room.writer.heads.wait((change_hash,), peer)
 
 
 async def _ended(wait: Any, *args: Any) -> None:
@@ -315,7 +316,7 @@ async def test_when_it_ends_all_waits_end_and_its_requests_are_refused(room: Wri
             await room.submit(change)
         waiting.start_soon(_ended, room.writer.flush)
         waiting.start_soon(_ended, room.writer.changes_taken)
-        waiting.start_soon(_ended, room.writer.wait_for_heads, (b"u" * 32,), room.peer)
+        waiting.start_soon(_ended, room.writer.heads.wait, (b"u" * 32,), room.peer)
         waiting.start_soon(room.submit, change)
         await wait_all_tasks_blocked()
 
@@ -327,7 +328,7 @@ async def test_after_its_end_nothing_waits(room: WrittenDocuments) -> None:
     async with room.running():
         await room.writer.flush()
     await _ended(room.writer.flush)
-    await _ended(room.writer.wait_for_heads, (b"u" * 32,), room.peer)
+    await _ended(room.writer.heads.wait, (b"u" * 32,), room.peer)
     for _ in range(MAX_PENDING_CHANGES + 1):
         await room.submit(room.edit(f"{_}"))
 
