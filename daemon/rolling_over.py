@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from daemon.memory import give_back
 from sync.core.document import Document
 from sync.core.limits import MIB
 from sync.turns import TURN_SECONDS
@@ -75,6 +76,8 @@ async def _roll_over(room: "Room") -> None:
     )
     # Widgets of kernels that are gone are in the old one's history, which goes now.
     await room.past_widgets.entries()
+    # Where its replica was stays ours otherwise, as with a closed notebook.
+    await trio.to_thread.run_sync(give_back)
 
 
 def _before(deadline: float) -> Callable[[], bool]:

@@ -203,12 +203,13 @@ async def test_a_succession_that_begins_between_the_commits_of_one_step_lacks_no
 ) -> None:
     monkeypatch.setattr("sync.turns.TURN_SECONDS", 0.0)
     begin = len(room.runtime.log)
+    first, commit = trio.Event(), room.runtime.commit
+    monkeypatch.setattr(room.runtime, "commit", lambda write: (commit(write), first.set())[0])
     async with room.running():
         await wait_all_tasks_blocked()
         room.want(*(AddCell(f"c{number}", number) for number in range(3 * NEW_ENTRIES_AT_ONCE)))
-        while len(room.runtime.log) == begin:
-            await trio.lowlevel.checkpoint()
-        assert len(room.runtime.log) < begin + 3
+        await first.wait()
+        assert begin < len(room.runtime.log) < begin + 3
         succession = room.writer.begin_succession(b"s" * 16)
         await room.writer.flush()
         succession.catch_up()
