@@ -3,6 +3,8 @@
 import ctypes
 from collections.abc import Callable
 
+import trio
+
 
 def _find_trim() -> Callable[[int], int] | None:
     try:
@@ -15,7 +17,7 @@ def _find_trim() -> Callable[[int], int] | None:
 _trim = _find_trim()
 
 
-def give_back() -> None:
-    """Returns free memory to the system, where the C library can. Takes milliseconds: for a thread."""
+async def give_back() -> None:
+    """Returns free memory to the system, where the C library can; in a thread, since it takes milliseconds."""
     if _trim is not None:
-        _trim(0)
+        await trio.to_thread.run_sync(_trim, 0)

@@ -77,7 +77,7 @@ async def _roll_over(room: "Room") -> None:
     # Widgets of kernels that are gone are in the old one's history, which goes now.
     await room.past_widgets.entries()
     # Where its replica was stays ours otherwise, as with a closed notebook.
-    await trio.to_thread.run_sync(give_back)
+    await give_back()
 
 
 def _before(deadline: float) -> Callable[[], bool]:
