@@ -87,7 +87,7 @@ async def test_what_is_not_saved_stays_so_when_the_daemon_ends(tmp_path: Path) -
 
 async def test_a_cell_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
-        path = write_notebook(daemon.root / "slow.ipynb", "import time; time.sleep(600)")
+        path = write_notebook(daemon.root / "slow.ipynb", "import time; any(time.sleep(0.1) for _ in range(6_000))")
         slow = await notebookd("run", str(path), "--timeout", "0.5", state_dir=tmp_path / "state")
 
         assert slow.returncode == 1
@@ -304,7 +304,10 @@ async def test_watch_shows_what_another_runs(tmp_path: Path) -> None:
 
 async def test_the_first_ctrl_c_interrupts(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
-        path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
+        path = write_notebook(
+            daemon.root / "n.ipynb",
+            "import time\nprint('begun', flush=True)\nany(time.sleep(0.1) for _ in range(6_000))",
+        )
         runner = await start_run(daemon, path, tmp_path)
         os.kill(runner.pid, signal.SIGINT)
         assert runner.stdout is not None
@@ -350,7 +353,10 @@ async def test_the_second_ctrl_c_leaves_it_running(tmp_path: Path) -> None:
 
 async def test_a_viewer_watches_what_is_open(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, "--viewer-token", "look") as daemon:
-        path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
+        path = write_notebook(
+            daemon.root / "n.ipynb",
+            "import time\nprint('begun', flush=True)\nany(time.sleep(0.1) for _ in range(6_000))",
+        )
         for named in ("n.ipynb", str(path)):
             refused = await notebookd("watch", named, "--token", "look", state_dir=tmp_path / "state")
             assert (refused.returncode, b"it is not open" in refused.stderr) == (1, True)
@@ -366,7 +372,10 @@ async def test_a_viewer_watches_what_is_open(tmp_path: Path) -> None:
 
 async def test_a_watch_that_begins_in_the_middle_shows_what_runs_and_ends_with_the_daemon(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
-        path = write_notebook(daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(600)")
+        path = write_notebook(
+            daemon.root / "n.ipynb",
+            "import time\nprint('begun', flush=True)\nany(time.sleep(0.1) for _ in range(6_000))",
+        )
         runner = await start_run(daemon, path, tmp_path)
         watcher = await start("watch", path, tmp_path)
         await read_until(watcher, b"  begun\n")

@@ -117,7 +117,7 @@ async def test_a_run_stops_at_the_first_error_or_goes_on(daemon: DaemonProcess) 
 
 async def test_an_interrupt_a_restart_and_a_cancellation_end_what_they_meet(daemon: DaemonProcess) -> None:
     async with opened(daemon) as nb:
-        cell = nb.add_cell("import time\nprint('on')\ntime.sleep(60)")
+        cell = nb.add_cell("import time\nprint('on')\nany(time.sleep(0.1) for _ in range(600))")
         for end in (nb.interrupt, nb.restart):
             running, queued = await cell.execute(), await cell.execute()
             assert await nb.cancel(queued) == "cancelled"

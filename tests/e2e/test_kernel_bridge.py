@@ -128,7 +128,7 @@ async def test_a_new_connection_to_iopub_gets_an_unlimited_queue_as_well(
 
 
 async def test_an_interrupt_ends_a_sleep_with_keyboard_interrupt(python: Life) -> None:
-    msg_id = python.start("print('asleep', flush=True)\nimport time; time.sleep(60)")
+    msg_id = python.start("print('asleep', flush=True)\nimport time; any(time.sleep(0.1) for _ in range(600))")
     await python.sink.wait_until(lambda messages: text_of(messages) == "asleep\n")
 
     await python.kernel.interrupt()
@@ -144,7 +144,7 @@ async def test_a_kernel_told_to_be_interrupted_by_message_is(jupyter_home: Path)
     spec = KernelSpec(spec.name, spec.display_name, spec.language, spec.argv, interrupt_mode="message")
     with trio.fail_after(120):
         async with launched(spec, jupyter_home) as life:
-            msg_id = life.start("print('asleep', flush=True)\nimport time; time.sleep(60)")
+            msg_id = life.start("print('asleep', flush=True)\nimport time; any(time.sleep(0.1) for _ in range(600))")
             await life.sink.wait_until(lambda messages: text_of(messages) == "asleep\n")
             await life.kernel.interrupt()
             assert reply_of(await life.finished(msg_id)).ename == "KeyboardInterrupt"

@@ -18,7 +18,7 @@ from sync.core.notebook_schema import NotebookSchema
 from tests.fakes.served_daemon import Opened, ServedDaemon
 from tests.fakes.thin_peer import RequestFailed, ThinPeer, open_thin_peer
 
-SLOW = "import time\nprint('begun', flush=True)\ntime.sleep(100)"
+SLOW = "import time\nprint('begun', flush=True)\nany(time.sleep(0.1) for _ in range(1_000))"
 
 
 @pytest.fixture(scope="module")

@@ -489,7 +489,7 @@ async def test_an_output_widget_captures_and_the_kernel_knows(daemon: ServedDaem
 async def test_an_interrupt_within_a_capture_ends_it(daemon: ServedDaemon) -> None:
     cells = (
         f"{IMPORTS}\nimport time\nout = w.Output()\nout",
-        "with out:\n    print('begun', flush=True)\n    time.sleep(600)\nprint('outside')",
+        "with out:\n    print('begun', flush=True)\n    any(time.sleep(0.1) for _ in range(6_000))\nprint('outside')",
         "print('next')\nwith out:\n    print('again')",
     )
     opened = await open_story(daemon, *cells)

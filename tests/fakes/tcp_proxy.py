@@ -235,8 +235,9 @@ class Wire:
         return passing + rest
 
     def _end(self, fault: Fault, *streams: trio.SocketStream) -> None:
-        if fault.reset:
-            for stream in streams:
+        # One that `break_all` has closed already is reset, or was ended as it is.
+        for stream in streams if fault.reset else ():
+            if stream.socket.fileno() != -1:
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
