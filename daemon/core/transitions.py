@@ -128,9 +128,9 @@ class Transitions(PendingBatch):
             self.on_execution(execution)
         self._queue_changed = True
         self._send_next()
-        # That it began can wait for the commit that is due: what takes a few milliseconds has begun and ended in one.
-        began = all(isinstance(transition, Started) for transition in transitions)
-        self._wake(Urgency.NORMAL if began else Urgency.URGENT)
+        # The start as well, though one commit fewer would cost 0.3 ms less: it is made while the kernel works, and what is left
+        # for the end is shorter then (measured: 1+1 takes 1.25 times the floor with it, and 1.43 with the start in the end's).
+        self._wake(Urgency.URGENT)
         self.on_transition()
 
     def _started(self, execution: Execution) -> None:

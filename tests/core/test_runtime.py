@@ -115,17 +115,16 @@ def test_the_start_clears_and_runs_in_one_batch() -> None:
     assert events(batch) == [("execution_started", "x-a"), ("queue_changed", [])]
 
 
-def test_a_start_waits_for_the_commit_that_is_due_and_may_share_it_with_the_end() -> None:
+def test_a_start_is_committed_at_once_and_may_share_its_commit_with_the_end() -> None:
     machine = Machine("a").ready()
     machine.submit("a")
     machine.drain()
     machine.urgencies.clear()
     machine.begin("a")
-    assert max(machine.urgencies) is Urgency.NORMAL
+    assert max(machine.urgencies) is Urgency.URGENT
 
     machine.say(k.Stream(name="stdout", text="hello\n"), "x-a")
     machine.finish("a")
-    assert max(machine.urgencies) is Urgency.URGENT
     batch = machine.drain()
     assert [m.status for m in of_type(batch, SetExecution)] == ["running", "done"]
     assert [m.target for m in of_type(batch, ClearOutputs)] == appended(batch) == [Target("cell", "a")]
