@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from daemon.memory import give_back
+from sync.awaited_heads import WriterEnded
 from sync.core.document import Document
 from sync.core.limits import MIB
 from sync.turns import TURN_SECONDS
@@ -44,11 +45,14 @@ async def roll_over_when_due(room: "Room") -> None:
             )
             try:
                 await _roll_over(room)
+            except WriterEnded:
+                await trio.sleep_forever()  # the room is over, and cancels its tasks
             except Exception:
-                # The policy line: the old document is as good as it was, so the room goes on with it, and tries again when
-                # it is three times as long.
-                log.exception("the runtime document could not be replaced", room=room.id, operations=old.operations)
+                # The policy line: the document that is written is as good as it was, so the room goes on with it, and tries
+                # again when it is three times as long.
+                log.exception("a roll-over failed", room=room.id, operations=old.operations)
                 room.writer.abandon_succession()
+            if room.runtime_document is old:
                 continue
             served.append(trio.CancelScope())
             nursery.start_soon(_serve_for_a_while, room, old, served[-1])

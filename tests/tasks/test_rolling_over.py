@@ -203,7 +203,7 @@ async def test_a_copy_that_fails_leaves_the_room_as_it_was(tmp_path: Path, monke
                 await show(room, number)
                 if any(line["log_level"] == "error" for line in logs):
                     break
-        assert [line["event"] for line in logs] == ["the runtime document could not be replaced"]
+        assert [line["event"] for line in logs] == ["a roll-over failed"]
         assert room.runtime_document is first
         size = first.operations
         old = await outgrow(room)
@@ -211,6 +211,25 @@ async def test_a_copy_that_fails_leaves_the_room_as_it_was(tmp_path: Path, monke
         assert old.operations > 2 * size
         assert NotebookSchema.cell_ids(room.notebook.replica) == ["a"]
         assert NotebookSchema.read_cell_type(room.notebook.replica, "a") == "code"
+
+
+async def test_what_fails_behind_the_step_itself_does_not_keep_the_old_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        with monkeypatch.context() as broken, capture_logs() as logs:
+            broken.setattr(room.past_widgets, "entries", fail)
+            old = await outgrow(room)
+        assert [line["event"] for line in logs if line["log_level"] == "error"] == ["a roll-over failed"]
+        assert room.replaced == [old]
+        await trio.sleep(SERVED_SECONDS + 1)
+        assert room.replaced == []
+        assert await outgrow(room) is not old
 
 
 async def test_what_is_committed_while_the_copy_is_made_is_in_it(
