@@ -61,7 +61,7 @@ async def _show(process: trio.Process, printer: Printer) -> None:
         if os.environ.get("ONCE") == "1" or not sys.stdin.isatty():
             return
         printer.say("\nThe daemon stays. Join it from another terminal, in this folder:", "bold")
-        here = f"--url {info['url']} --token {info['token']}"
+        here = f"--url {info['url']} --token={info['token']}"
         printer.say(f"  {_command()} watch {NOTEBOOK} {here}")
         printer.say(f"  {_command()} run {NOTEBOOK} {here}")
         printer.say("or, with the packages that docs/stock_client.mjs names beside it:")

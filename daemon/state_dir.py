@@ -62,7 +62,8 @@ def open_state_dir(path: Path) -> Iterator[StateDir]:
                 raise StateDirTaken(f"a notebookd runs on {path} already") from None
             (path / DAEMON_FILE).unlink(missing_ok=True)  # of one that was killed
             peer_id = _kept(path / "peer_id", lambda: f"notebookd-{secrets.token_hex(8)}")
-            token = _kept(path / "token", lambda: secrets.token_urlsafe(32))
+            # Hexadecimal, so that no command line takes the one token in 64 that would begin with "-" for an option.
+            token = _kept(path / "token", lambda: secrets.token_hex(32))
         try:
             yield StateDir(path, peer_id, token)
         finally:

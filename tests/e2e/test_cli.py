@@ -370,6 +370,14 @@ async def test_a_viewer_watches_what_is_open(tmp_path: Path) -> None:
         await runner.wait()
 
 
+async def test_a_token_may_begin_with_a_dash(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, "--token=-t") as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "print('run')")
+        done = await notebookd("run", str(path), "--url", daemon.url, "--token=-t")
+        assert (done.returncode, daemon.token) == (0, "-t"), done.stderr
+        assert b"  run\n" in done.stdout
+
+
 async def test_a_watch_that_begins_in_the_middle_shows_what_runs_and_ends_with_the_daemon(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         path = write_notebook(

@@ -7,6 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
@@ -16,35 +19,51 @@ _SEQUENCES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\r")
 async def test_the_demo_stays_and_its_words_on_how_to_join_are_true() -> None:
     terminal, theirs = pty.openpty()
     try:
-        demo = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "daemon.demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=_environment()
-        )
-        os.close(theirs)
-        shown = await _read_until(terminal, b"Ctrl-C ends it.")
-        assert "a second peer joined late and has everything: 8 cells, 9 outputs" in shown
-        watch, run = (
-            shlex.split(line) for line in shown.splitlines() if line.startswith("  ") and "notebookd " in line
-        )
-        assert await trio.Path(watch[0]).is_file()
-        assert watch[0] == run[0]
+        command = [sys.executable, "-m", "daemon.demo"]
+        async with _started(command, stdin=theirs, stdout=theirs, stderr=theirs, env=_environment()) as demo:
+            os.close(theirs)
+            shown = await _read_until(terminal, b"Ctrl-C ends it.")
+            assert "a second peer joined late and has everything: 8 cells, 9 outputs" in shown
+            watch, run = (
+                shlex.split(line) for line in shown.splitlines() if line.startswith("  ") and "notebookd " in line
+            )
+            assert await trio.Path(watch[0]).is_file()
+            assert watch[0] == run[0]
 
-        watcher = await trio.lowlevel.open_process(_ours(watch), stdout=subprocess.PIPE)
-        assert watcher.stdout is not None
-        seen = bytearray(await watcher.stdout.receive_some())
-        assert b"watching tour.ipynb" in seen
-        done = await trio.run_process(_ours(run), capture_stdout=True, check=False)
-        assert b"says hello" in done.stdout
-        assert done.returncode == 1, "the second cell of the tour fails"
-        while b"ZeroDivisionError: division by zero" not in seen:
-            seen += await watcher.stdout.receive_some()
-        watcher.send_signal(signal.SIGINT)
-        assert await watcher.wait() == 0
+            async with _started(_ours(watch), stdout=subprocess.PIPE) as watcher:
+                assert watcher.stdout is not None
+                seen = bytearray(await watcher.stdout.receive_some())
+                assert b"watching tour.ipynb" in seen
+                done = await trio.run_process(_ours(run), capture_stdout=True, check=False)
+                assert b"says hello" in done.stdout
+                assert done.returncode == 1, "the second cell of the tour fails"
+                while b"ZeroDivisionError: division by zero" not in seen:
+                    part = await watcher.stdout.receive_some()
+                    assert part, seen.decode()
+                    seen += part
+                watcher.send_signal(signal.SIGINT)
+                assert await watcher.wait() == 0
 
-        demo.send_signal(signal.SIGINT)
-        assert await demo.wait() == 0
-        assert (await _rest(terminal)).strip() in ("", "^C"), "no log, no traceback"
+            demo.send_signal(signal.SIGINT)
+            assert await demo.wait() == 0
+            assert (await _rest(terminal)).strip() in ("", "^C"), "no log, no traceback"
     finally:
         os.close(terminal)
+
+
+@asynccontextmanager
+async def _started(command: list[str], **options: Any) -> AsyncIterator[trio.Process]:
+    """A process that a failing test leaves nothing of."""
+    process = await trio.lowlevel.open_process(command, **options)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            if process.stdout is not None:
+                await process.stdout.aclose()
 
 
 def _environment() -> dict[str, str]:

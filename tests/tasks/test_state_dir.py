@@ -1,6 +1,7 @@
 """The state directory: one daemon at a time, its secrets its owner's, and what a killed one leaves behind."""
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_peer_id_and_token_are_kept(tmp_path: Path) -> None:
         kept = first.peer_id, first.kept_token
     with open_state_dir(tmp_path) as second:
         assert (second.peer_id, second.kept_token) == kept
+    assert re.fullmatch("[0-9a-f]{64}", kept[1]), "a command line takes what begins with - for an option"
 
 
 def test_a_folder_that_cannot_be_made_or_read_is_told_as_that(tmp_path: Path) -> None:
