@@ -54,7 +54,8 @@ promises: $(DEV) ## what docs/promises.md says, against the last `make test`
 bench: $(DEV) $(NODE_PACKAGES) ## benchmarks beside their floors, as a table and a JSON file
 	$(BIN)/python -m benchmarks $(BENCH)
 
-soak: $(DEV) $(NODE_PACKAGES) ## the long seeded runs
+soak: $(DEV) $(NODE_PACKAGES) ## the long runs, and property tests with new examples
+	$(BIN)/python -m pytest -m "not soak" --hypothesis-profile=thorough tests/core
 	$(BIN)/python -m pytest -m soak -s -o faulthandler_timeout=0 $(TESTS)
 
 clean: ## removes what make made, .venv and Node packages too

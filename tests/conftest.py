@@ -9,9 +9,15 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 
 E2E = Path(__file__).parent / "e2e"
 TIME_LIMIT = 60.0  # seconds; the longest usual step, the start of a kernel on a loaded machine, takes about ten
+
+# The same examples on each run, so that a change fails for what it changed; `make soak` looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -130,7 +130,7 @@ class SchedulesWithoutGate(Schedules):
 
 
 def explore(machine: type[Schedules], schedules: int) -> None:
-    config = settings(max_examples=schedules, stateful_step_count=40, deadline=None, derandomize=True, database=None)
+    config = settings(max_examples=schedules, stateful_step_count=40)
     run_state_machine_as_test(machine, settings=config)
 
 

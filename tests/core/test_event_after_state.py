@@ -177,7 +177,6 @@ def explore(
         settings=settings(
             max_examples=schedules,
             stateful_step_count=steps,
-            deadline=None,
             derandomize=True,
             phases=phases,
             database=None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.core.notebook_file import (
@@ -124,7 +124,6 @@ root_metadata = st.dictionaries(
 )
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(st.lists(cells, max_size=4), root_metadata | odd_json, st.integers(0, 7) | odd_json)
 def test_whatever_a_file_holds_is_saved_valid_and_then_no_longer_changes(
     raw_cells: list[Any], raw_metadata: Any, minor: Any

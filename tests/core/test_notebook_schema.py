@@ -2,7 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.binding import ROOT, Kind, ObjId, ObjType, Replica, ScalarType, same_object
@@ -247,7 +247,6 @@ def test_what_changed_is_between_what_did_not(old: str, new: str) -> None:
 
 
 @given(texts, texts, texts, st.integers(1, 3), st.booleans())
-@settings(deadline=None)
 def test_an_edit_in_slices_keeps_what_others_write_around_it(
     old: str, new: str, theirs: str, budget: int, at_end: bool
 ) -> None:
@@ -383,7 +382,6 @@ maps = st.dictionaries(st.sampled_from("abc"), json_values, max_size=3)
 
 
 @given(maps, maps)
-@settings(deadline=None)
 def test_metadata_become_what_they_are_set_to(old: dict[str, Any], new: dict[str, Any]) -> None:
     replica = new_document(Cell("a", "code", "V", "", old), metadata=old)
     with replica.transaction() as tx:

@@ -3,7 +3,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.binding import ROOT, Kind, ObjId, ObjType, Replica, ScalarType
@@ -42,13 +42,11 @@ def nested(maps: int, value: Any = "leaf") -> Any:
 
 
 @given(values)
-@settings(deadline=None)
 def test_a_plain_value_reads_as_it_was_written(value: Any) -> None:
     assert written(value) == value
 
 
 @given(st.dictionaries(st.text("ab", min_size=1, max_size=2), values, max_size=4), values)
-@settings(deadline=None)
 def test_writing_takes_as_many_operations_as_counted(value: dict[str, Any], other: Any) -> None:
     replica = Replica()
     with replica.transaction() as tx:

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.positions import (
@@ -30,7 +30,6 @@ def well_formed(position: str) -> bool:
     return is_position(position) and not position.endswith("0")
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(st.none() | positions, st.none() | positions, endings)
 def test_a_new_position_lies_strictly_between_its_neighbours(left: str | None, right: str | None, ending: str) -> None:
     if left is not None and right is not None:
@@ -47,7 +46,6 @@ def test_a_new_position_lies_strictly_between_its_neighbours(left: str | None, r
     assert right is None or position < right
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(st.lists(st.tuples(st.integers(0, 1_000_000), endings), max_size=120))
 def test_cells_stay_where_they_were_put_whatever_the_order_of_inserts(inserts: list[tuple[int, str]]) -> None:
     order: list[str] = []
@@ -116,7 +114,6 @@ def test_no_room_between_a_position_and_the_same_with_a_trailing_zero() -> None:
         between("V", "V0", "abc")
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(st.integers(0, 300), st.integers(0, 1000))
 def test_spread_positions_are_distinct_and_in_order_with_room_around_each(count: int, seed: int) -> None:
     next_ending = source(seed)

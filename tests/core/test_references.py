@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.binding import ROOT, ObjType, Replica, ScalarType
@@ -151,7 +151,6 @@ def test_real_changes_pass_one_by_one_and_all_at_once(changes: list[CheckedChang
         assert vars(followed._made) == vars(references._made)
 
 
-@settings(deadline=None)  # no test is about time
 @given(st.data())
 def test_random_edits_of_two_authors_pass(data: st.DataObject) -> None:
     """Lists and texts edited anywhere, apart and together."""

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.binding import ROOT, Replica, Transaction
@@ -228,7 +228,6 @@ def without_gap(model: Model, mutation: PreparedMutation) -> PreparedMutation:
 
 
 @given(st.lists(st.lists(mutations, max_size=8), max_size=12), st.sampled_from([0, 3, ROTATE_AFTER]))
-@settings(deadline=None)
 def test_any_mutations_give_the_document_that_they_mean(
     batches: list[list[PreparedMutation]], rotate_after: int
 ) -> None:

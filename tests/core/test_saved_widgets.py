@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import daemon.core.saved_widgets
@@ -208,7 +208,6 @@ def test_boxes_in_a_circle_and_deep_ones_are_read() -> None:
 REFERENCES = st.lists(st.sampled_from("abcdef"), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcdef"), REFERENCES))
 def test_children_come_first_where_there_is_no_circle(children: dict[str, list[str]]) -> None:
     acyclic = {parent: [child for child in found if child > parent] for parent, found in children.items()}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.document import Document
@@ -58,7 +58,6 @@ batches = st.lists(st.lists(mutations, max_size=6), max_size=6)
 
 
 @given(batches, st.lists(st.one_of(st.lists(mutations, max_size=6), st.integers(1, 8)), max_size=16), batches)
-@settings(deadline=None)
 def test_it_has_all_that_was_committed_before_during_and_after(
     before: list[list[PreparedMutation]],
     during: list[list[PreparedMutation] | int],

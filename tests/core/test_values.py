@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core import value_writing
@@ -85,7 +85,6 @@ def fits_the_document(value: object) -> bool:
             return False
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(states_inside | st.binary(max_size=3000) | st.text("xyz\n", max_size=3000))
 def test_a_trait_is_read_back_as_it_was(value: object) -> None:
     encoded, blobs = encode_trait("value", value)
@@ -94,7 +93,6 @@ def test_a_trait_is_read_back_as_it_was(value: object) -> None:
     assert set(blob_hashes(encoded)) == {blob.hash for blob in blobs}
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(
     st.dictionaries(st.sampled_from(["text/plain", "text/html", "image/svg+xml"]), texts),
     st.dictionaries(st.sampled_from(["application/json", "application/vnd.x.v5+json"]), json_values),
@@ -123,7 +121,6 @@ def test_a_display_is_read_back_as_it_was(
     assert set(blob_hashes(manifest)) == {blob.hash for blob in blobs}
 
 
-@settings(deadline=None)  # how long one takes says nothing on a busy machine
 @given(st.lists(texts, max_size=5).map(tuple), texts, texts, st.lists(texts, max_size=30).map(tuple))
 def test_streams_and_errors_are_read_back_as_they_were(
     segments: tuple[str, ...], ename: str, evalue: str, traceback: tuple[str, ...]

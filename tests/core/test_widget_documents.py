@@ -307,7 +307,7 @@ EXAMPLES = 150
 def test_after_each_commit_the_document_is_what_the_messages_mean() -> None:
     met: Counter[str] = Counter()
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(STEPS.map(lambda steps: list(chain(*steps))), st.lists(HEARD, min_size=1, max_size=20))
     def holds(steps: list[Step], hearing: list[tuple[int, bool, bool]]) -> None:
         history = History(met)

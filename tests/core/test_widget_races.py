@@ -149,7 +149,7 @@ class Race:
 def test_at_rest_both_ends_have_the_same_outputs(echo: bool) -> None:
     met: Counter[str] = Counter()
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(histories(SHOWN, OWN_LISTS))
     def holds(steps: list[Step]) -> None:
         race = Race(met, echo=echo)
@@ -172,7 +172,7 @@ def test_where_nothing_is_cleared_nothing_is_lost_and_nothing_doubled(echo: bool
     """Every text is its own, so that each can be looked for at both ends."""
     met: Counter[str] = Counter()
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(histories(ADDED, APPENDED))
     def holds(steps: list[Step]) -> None:
         race = Race(met, echo=echo)
@@ -245,7 +245,7 @@ def test_at_rest_both_ends_are_equal_whatever_was_lost_on_the_way(echo: bool) ->
     others = st.one_of(MOVES, MOVES, CAPTURES, OWN_LISTS).map(lambda step: [step])
     parts = st.lists(st.one_of(blocks(SHOWN), blocks(SHOWN), others, breaks), min_size=8, max_size=30)
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(parts.map(lambda parts: list(chain(*parts))))
     def holds(steps: list[Step]) -> None:
         race = BrokenRace(met, echo=echo)

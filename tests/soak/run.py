@@ -34,9 +34,9 @@ THREADS_IDLE = 12.0
 # Nothing but a leak grows with time where the documents do not; but a fresh heap still spreads, and what a document takes is
 # known only as so much for each operation of its history (which a notebook that stays open never loses).
 RSS_RISE_SHARE = 0.05
-# After the last notebook: what the allocator keeps of the biggest moment, not what is used. A kernel's own life, or a peer's
-# visit that left 10 KiB behind, would be more than this in an hour (1 500 visits).
-RSS_LEFT_MIB = 24.0
+# After the last notebook: what the allocator keeps of the biggest moment, not what is used; half an hour and two hours left
+# 23, 18 and 25. A kernel's own life, or a peer's visit that left 10 KiB behind, would add 15 in an hour (1 500 visits).
+RSS_LEFT_MIB = 30.0
 
 
 @dataclass
