@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 # Ids of a connection's newest answered requests: a repeat is not executed again. A stock client repeats nothing by itself,
 # so this need only cover what a network of repos may still have under way.
 MAX_ANSWERED = 10_000
+# Who has as many requests in flight as may be can still stop what they wait for.
+RESERVED_FOR_STOPS = 8
+STOPS: Final = ("interrupt", "restart_kernel", "shutdown_kernel")
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
 
 
@@ -50,8 +53,6 @@ class Dispatcher:
 
     async def receive(self, connection: Connection, document_id: DocumentId, data: dict[str, Any]) -> None:
         """Takes one JSON-RPC object of the connection's own peer; never waits for what it asks for."""
-        if "method" not in data:
-            return  # a response or an event that a repo passed on; it is not for us
         try:
             request = parse_request(data)
         except RequestInvalid as invalid:
@@ -62,7 +63,8 @@ class Dispatcher:
         taken = _Taken(connection, document_id, request, object() if request.id is UNSET else request.id)
         if taken.place in connection.in_flight or request.id in connection.answered:
             return
-        if len(connection.in_flight) >= MAX_REQUESTS_IN_FLIGHT:
+        room_for = MAX_REQUESTS_IN_FLIGHT + (RESERVED_FOR_STOPS if request.method in STOPS else 0)
+        if len(connection.in_flight) >= room_for:
             if request.id is UNSET:
                 connection.tell("notifications are sent faster than they can be taken; some were dropped")
             self._refuse(

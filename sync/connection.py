@@ -6,6 +6,7 @@ document or a request means is the hub's business.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -26,6 +27,7 @@ from sync.core.frames import (
 from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, automerge_url, parse_document_id
 from sync.core.jsonrpc import RequestError, error_response, is_jsonrpc
 from sync.core.limits import (
+    MAX_DEPTH,
     MAX_DOCUMENTS_PER_PEER,
     MAX_ID_CHARS,
     MAX_JSONRPC_BYTES,
@@ -379,26 +381,44 @@ class Connection:
             self.statistics.foreign_ephemerals += 1
             return
         document_id = self._document_id(frame.document_id)
-        data = await decoded(decode_data, frame.data)
+        try:
+            data = await decoded(decode_data, frame.data)
+        except ProtocolError:
+            if not await self._refuse_too_deep(document_id, frame.data):
+                raise
+            return
         if is_jsonrpc(data):
-            delay = self._requests.delay(1, trio.current_time())
-            if delay:
-                # What is behind it waits in the socket, and at last in the peer: TCP pushes back.
-                await trio.sleep(delay)
+            await self._pace_requests()
             if len(frame.data) <= MAX_JSONRPC_BYTES:
                 await self.hub.receive_request(self, document_id, data)
             else:
-                self._refuse_too_large(document_id, data)
+                self._refuse(document_id, data, f"a request of more than {MAX_JSONRPC_BYTES} bytes")
             return
         opened = self.hub.find_document(document_id)
         if opened is not None:
             self._relay(opened.document, frame)
 
-    def _refuse_too_large(self, document_id: DocumentId, data: dict[Any, Any]) -> None:
+    async def _pace_requests(self) -> None:
+        delay = self._requests.delay(1, trio.current_time())
+        if delay:
+            # What is behind it waits in the socket, and at last in the peer: TCP pushes back.
+            await trio.sleep(delay)
+
+    async def _refuse_too_deep(self, document_id: DocumentId, encoded: bytes) -> bool:
+        """Whether it is a request all the same, which then has its answer: a kernel may have nested what it only hands back."""
+        try:
+            data = await decoded(partial(decode_data, max_depth=_ANSWERED_DEPTH), encoded)
+        except ProtocolError:
+            return False
+        await self._pace_requests()
+        return is_jsonrpc(data) and self._refuse(document_id, data, f"a request that nests deeper than {MAX_DEPTH}")
+
+    def _refuse(self, document_id: DocumentId, data: dict[Any, Any], what: str) -> bool:
         request_id = data.get("id")
-        if type(request_id) is int or (type(request_id) is str and len(request_id) <= MAX_ID_CHARS):
-            error = RequestError.too_large(f"a request of more than {MAX_JSONRPC_BYTES} bytes")
-            self.send_error(document_id, request_id, error)
+        if type(request_id) is not int and (type(request_id) is not str or len(request_id) > MAX_ID_CHARS):
+            return False
+        self.send_error(document_id, request_id, RequestError.too_large(what))
+        return True
 
     def _relay(self, document: Document, frame: Ephemeral) -> None:
         size = len(frame.data)
@@ -411,6 +431,9 @@ class Connection:
 
 
 log = structlog.get_logger(__name__)
+
+# A request nested so deep is still read, to answer it; recursion that deep costs some 50 KiB of stack.
+_ANSWERED_DEPTH = 4 * MAX_DEPTH
 
 # `error` frames are for a person's eyes; a peer that provokes more has seen the point.
 _MAX_TOLD = 32

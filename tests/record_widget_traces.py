@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from daemon.core.comm import SendComm
+from daemon.core.comm_buffers import join_buffers
 from daemon.core.effects import SendExecute
 from daemon.core.runtime import Runtime
 from kernel_bridge import Kernel, find_kernelspec, run_kernel
@@ -137,7 +138,7 @@ def ask(runtime: Runtime, content: dict[str, Any], buffers: Sequence[bytes]) -> 
     """Does what a `peer_request` says."""
     widgets = runtime.widgets
     if content["method"] == "update_comm":
-        widgets.update_by_peer(content["comm_id"], content["state"], content["buffer_paths"], buffers)
+        widgets.update_by_peer(content["comm_id"], join_buffers(content["state"], content["buffer_paths"], buffers))
     else:
         widgets.custom_by_peer(content["comm_id"], content["content"], buffers)
     runtime.take_widgets()

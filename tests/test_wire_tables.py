@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from daemon.core.comms import MAX_COMMS, MAX_STATE_BYTES
 from daemon.core.output_list import OutputLimits
+from daemon.dispatcher import RESERVED_FOR_STOPS, STOPS
 from daemon.front import MAX_CONNECTIONS, MAX_PEERS_PER_TOKEN
 from daemon.http_app import MAX_BODY_BYTES, build_app
 from daemon.hub import MAX_FILE_BYTES
@@ -71,7 +72,8 @@ def test_limits_are_those_that_there_are() -> None:
     expected = {
         "inbound frame": f"{limits.MAX_FRAME_BYTES // mib} MiB",
         "one JSON-RPC object": f"{limits.MAX_JSONRPC_BYTES // mib} MiB",
-        "requests in flight for one peer": f"{limits.MAX_REQUESTS_IN_FLIGHT}",
+        "requests in flight for one peer": f"{limits.MAX_REQUESTS_IN_FLIGHT}; {RESERVED_FOR_STOPS} more of those that stop "
+        f"something: {', '.join(f'`{method}`' for method in STOPS)}",
         "requests of one connection": f"{REQUEST_BURST:,} at once, then {REQUESTS_PER_SECOND:,} a second: it is read no faster",
         "peers with one token": f"{MAX_PEERS_PER_TOKEN}, then 429 `too_many_connections`",
         "connections, HTTP included": f"{MAX_CONNECTIONS}, then 503 `too_many_connections`",
@@ -83,7 +85,7 @@ def test_limits_are_those_that_there_are() -> None:
         "comms of a kernel": f"{MAX_COMMS:,}, with {MAX_STATE_BYTES // mib} MiB of state each; "
         "a line in `kernel_log` says what is not shown",
         "queued executions of a room": f"{limits.MAX_QUEUED_EXECUTIONS:,}",
-        "nesting": f"{limits.MAX_DEPTH}",
+        "nesting": f"{limits.MAX_DEPTH}; a JSON output that nests deeper is shown as its text",
         "documents on one connection": f"{limits.MAX_DOCUMENTS_PER_PEER}",
         "what the daemon holds for a peer that does not read": f"{limits.MAX_PEER_BYTES // mib} MiB, "
         f"{limits.MAX_HELD_EVENTS:,} events a notebook; it is dropped when it takes less than 256 KiB in {STALLED_SECONDS} s",

@@ -26,6 +26,14 @@ def join_buffers(state: Mapping[str, Any], paths: object, buffers: Sequence[Any]
     return joined
 
 
+def is_place(state: Mapping[str, Any], path: Sequence[str | int]) -> bool:
+    """Whether `join_buffers` would put a buffer there."""
+    container: Any = state
+    for step in path[:-1]:
+        container = _child(container, step)
+    return bool(path) and _takes(container, path[-1])
+
+
 def split_buffers(state: Mapping[str, Any]) -> tuple[State, list[list[str | int]], tuple[bytes, ...]]:
     """The state without its bytes, their paths, and the bytes, as ipywidgets sends them.
 
@@ -65,9 +73,12 @@ def _put(root: State, path: Sequence[Any], value: bytes, ours: dict[int, Any]) -
             child = container[step] = dict(child) if isinstance(child, dict) else list(child)
             ours[id(child)] = child
         container = child
-    last = path[-1]
-    if isinstance(last, str) if isinstance(container, dict) else _is_index(container, last):
-        container[last] = value
+    if _takes(container, path[-1]):
+        container[path[-1]] = value
+
+
+def _takes(container: Any, step: Any) -> bool:
+    return isinstance(step, str) if isinstance(container, dict) else _is_index(container, step)
 
 
 def _child(container: Any, step: Any) -> Any:

@@ -4,7 +4,7 @@ The life of an execution:
 
     queued ──sent──► (in flight) ──execute_input──► running ──reply and idle──► done | error | interrupted
        │                  │                            └──the kernel dies / is restarted──► error | interrupted
-       └──cancel, run_all stops, kernel gone──► cancelled ◄──┘ aborted or lost before it started
+       └──cancel, run_all stops, kernel gone──► cancelled ◄──┘ aborted, or restarted before it began
 
 What was accepted ends exactly once, whatever happens (P3); `Started` and `Ended` are the values that say so. A kernel has
 one execution at a time: the next is sent after the reply *and* idle of the one before, since a kernel may abort what
@@ -268,10 +268,16 @@ class ExecutionQueue:
         return self._cancel_all((execution for execution in self.queued if execution.cell_id == cell_id), now)
 
     def interrupt(self, now: float) -> tuple[Execution | None, list[Transition]]:
-        """A person interrupts: what others queued stays, the rest of the same run_all is cancelled."""
+        """A person interrupts: what others queued stays, the rest of the same run_all is cancelled.
+
+        While a kernel starts it meets the execution that it would be given first, which then never starts.
+        """
         execution = self.in_flight
         if execution is None:
-            return None, []
+            if not self.queued:
+                return None, []
+            execution = self.queued.popleft()
+            return execution, [self._end(execution, "cancelled", now), *self._cancel_rest_of_run(execution, now)]
         execution.interrupted = True
         if execution.question is None and execution.ask_at is None:
             execution.ask_at = now + ASK_AFTER_INTERRUPT_SECONDS
@@ -282,8 +288,13 @@ class ExecutionQueue:
         transitions: list[Transition] = []
         execution = self.in_flight
         if execution is not None:
+            if loss == "died" and execution.reply_status not in _ABORTED:
+                # The kernel had it. What ends a process at once leaves it no time to say that it began (measured: a cell
+                # that kills its own process, 4 of 4).
+                transitions += self._start(execution, None)
+            status: ExecutionStatus
             if execution.status != "running":
-                status: ExecutionStatus = "cancelled"
+                status = "cancelled"
             elif loss == "died" and not execution.interrupted:
                 status = "error"
             else:

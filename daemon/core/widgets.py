@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from daemon.core.comm import OUTPUT_TRAITS, Comm, SendComm, opening_state
+from daemon.core.comm import Comm, SendComm, opening_state
 from daemon.core.comm_buffers import State, join_buffers
 from daemon.core.comm_changes import CommMutation
 from daemon.core.comms import CommRegistry
@@ -151,20 +151,16 @@ class Widgets:
 
     # From peers.
 
-    def update_by_peer(self, comm_id: str, state: Mapping[str, Any], paths: object, buffers: Sequence[bytes]) -> bool:
-        """update_comm; False if the document has no room for it, or no such keys: then nothing is done.
+    def update_by_peer(self, comm_id: str, state: State) -> bool:
+        """update_comm, buffers in their places; False if the document has no room for it: then nothing is done.
 
         Raises:
             KeyError: there is no such comm.
         """
-        joined = join_buffers(state, paths, buffers)
-        if comm_id in self.captures:
-            # `comms[id].outputs` has one writer, and captures are the kernel's business.
-            joined = {name: value for name, value in joined.items() if name not in OUTPUT_TRAITS}
-        if not self.comms.has_room(comm_id, joined):
+        if not self.comms.has_room(comm_id, state):
             return False
-        if joined:
-            self.comms.set_by_peer(comm_id, joined)
+        if state:
+            self.comms.set_by_peer(comm_id, state)
             self._say_troubles()
         return True
 

@@ -61,7 +61,9 @@ async def interrupt(call: Call, params: NoParams) -> Result | Later:
     del params
     await call.room.begun()
     try:
-        await call.kernel().interrupt()
+        # While one starts there is no process to stop, but what waits for it.
+        if call.room.kernels.kernel is not None or not call.room.runtime.queue.queued:
+            await call.kernel().interrupt()
     except KernelGone as gone:
         raise RequestError.no_kernel() from gone
     except KernelUnread as unread:

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from daemon.core.comm import OUTPUT_TRAITS
+from daemon.core.comm_buffers import is_place, join_buffers
 from daemon.core.runtime import Runtime
 from daemon.requests.methods import Call, Later, Methods, Result
 from daemon.room import Room
@@ -42,11 +44,21 @@ class CloseComm(msgspec.Struct):
 @METHODS.method(ordered=True)
 async def update_comm(call: Call, params: UpdateComm) -> Result | Later:
     runtime = _live_comm(call, params.comm_id)
-    if not params.state:
-        return Result({})
-    if not all(0 < len(name) <= MAX_KEY_CHARS for name in params.state):
+    if len(params.buffers) != len(params.buffer_paths):
+        raise RequestError.invalid_params(
+            "buffers", "each buffer has its path in buffer_paths, and each path its buffer"
+        )
+    if not all(is_place(params.state, path) for path in params.buffer_paths):
+        raise RequestError.invalid_params("buffer_paths", "a path leads to a trait, or into a list or map of the state")
+    state = join_buffers(params.state, params.buffer_paths, params.buffers)
+    if not all(0 < len(name) <= MAX_KEY_CHARS for name in state):
         raise RequestError.invalid_params("state", f"the name of a trait has 1 to {MAX_KEY_CHARS} characters")
-    if not runtime.widgets.update_by_peer(params.comm_id, params.state, params.buffer_paths, params.buffers):
+    if params.comm_id in runtime.widgets.captures and not OUTPUT_TRAITS.isdisjoint(state):
+        # `comms[id].outputs` has one writer, and captures are the kernel's business.
+        raise RequestError.invalid_params(
+            "state", "what an Output widget holds and captures is set by the kernel alone"
+        )
+    if not runtime.widgets.update_by_peer(params.comm_id, state):
         raise RequestError.too_large("the document has no room for so much state of widgets")
     _sent(call.room)
     return Result({})

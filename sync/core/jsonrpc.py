@@ -232,10 +232,10 @@ class _NotJson(Exception):
 def _parse_id(value: object) -> str | int | Unset:
     if value is UNSET or value is cbor2.undefined:
         return UNSET
-    # JavaScript's encoder writes integers from 2**32 on as float64.
-    if type(value) is float and value.is_integer():
+    # JavaScript's encoder writes integers from 2**32 on as float64, which are exact below 2**53: an id comes back as it was.
+    if type(value) is float and value.is_integer() and abs(value) < 2**53:
         value = int(value)
-    if type(value) is int and abs(value) < _MAX_NUMBER:
+    if type(value) is int and abs(value) < 2**64:
         return value
     if type(value) is str and len(value) <= MAX_ID_CHARS:
         return value
@@ -261,5 +261,4 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_MAX_NUMBER = 2**53  # beyond, numbers of JavaScript are not exact, and an id must come back as it was
 _SCALARS = frozenset((type(None), bool, int, float, str, bytes))

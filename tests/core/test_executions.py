@@ -266,6 +266,39 @@ def test_losing_the_kernel_ends_everything() -> None:
         assert queue.take_next() is None
 
 
+def test_what_the_kernel_died_of_before_it_could_say_so_is_an_error() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a", "b")
+    queue.take_next()
+
+    started, *ended = queue.kernel_gone("died", 0.0)
+    assert isinstance(started, Started)
+    assert statuses(ended) == [("a", "error"), ("b", "cancelled")]
+
+
+def test_what_it_had_not_begun_when_it_was_restarted_or_had_aborted_is_cancelled() -> None:
+    for loss, aborted in (("restart", False), ("shutdown", False), ("died", True)):
+        queue = ExecutionQueue()
+        submit(queue, "a")
+        queue.take_next()
+        if aborted:
+            queue.on_reply("a", "aborted", None, 0.0)
+
+        assert statuses(queue.kernel_gone(loss, 0.0)) == [("a", "cancelled")]  # type: ignore[arg-type]
+
+
+def test_an_interrupt_while_a_kernel_starts_cancels_what_would_run_first_and_its_run() -> None:
+    queue = ExecutionQueue()
+    queue.submit("a", "c", "", run_id="r")
+    submit(queue, "b")
+    queue.submit("c", "c", "", run_id="r")
+
+    execution, ended = queue.interrupt(0.0)
+    assert execution is queue.find("a")
+    assert statuses(ended) == [("a", "cancelled"), ("c", "cancelled")]
+    assert queue.take_next() is queue.find("b")
+
+
 def test_late_messages_of_an_ended_execution_change_nothing() -> None:
     queue = ExecutionQueue()
     submit(queue, "a", "b")

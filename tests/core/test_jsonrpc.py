@@ -30,7 +30,7 @@ def refusal(value: object) -> RequestInvalid:
     return caught.value
 
 
-@pytest.mark.parametrize("request_id", [1, 0, -5, 2**53 - 1, "abc", ""])
+@pytest.mark.parametrize("request_id", [1, 0, -5, 2**53 - 1, 2**53 + 1, -(2**63), 2**64 - 1, "abc", ""])
 def test_a_request_is_read(request_id: str | int) -> None:
     value = request(id=request_id, method="execute_cell", params={"cell_id": "c"})
     assert parse_request(value) == Request(request_id, "execute_cell", {"cell_id": "c"})
@@ -72,12 +72,17 @@ def test_what_is_not_a_map_is_not_answered(value: object) -> None:
     assert refusal(value).id is UNSET
 
 
+def test_what_is_neither_a_request_nor_a_response_is_answered() -> None:
+    error = refusal({"jsonrpc": "2.0", "id": 1})
+    assert (error.code, error.id) == (ErrorCode.INVALID_REQUEST, 1)
+
+
 @pytest.mark.parametrize("key", ["result", "error"])
 def test_a_response_is_not_answered(key: str) -> None:
     assert refusal({"jsonrpc": "2.0", "id": 1, key: {}}).id is UNSET
 
 
-@pytest.mark.parametrize("request_id", [None, True, 1.5, [], {}, b"x", 2**53, "x" * 201, float("nan")])
+@pytest.mark.parametrize("request_id", [None, True, 1.5, [], {}, b"x", 2**64, 2.0**53, "x" * 201, float("nan")])
 def test_other_ids_are_refused_with_id_null(request_id: object) -> None:
     error = refusal(request(id=request_id))
     assert error.code == ErrorCode.INVALID_REQUEST

@@ -443,13 +443,14 @@ async def test_a_repeated_request_is_not_executed_again(daemon: ServedDaemon, op
 
 async def test_requests_in_flight_are_bounded(daemon: ServedDaemon, opened: Opened) -> None:
     async with joined(daemon, opened) as peer:
+        await peer.request("launch_kernel")
         peer.holds_edits = True
         peer.add_cell("held back")
         heads = peer.notebook_heads()
         waiting = [peer.ask("barrier", notebook_heads=heads) for _ in range(MAX_REQUESTS_IN_FLIGHT)]
         refused = await peer.refusal("barrier")
         assert (refused.code, refused.reason) == (-32008, "too_many_requests")
-        assert (await peer.refusal("interrupt")).reason == "too_many_requests"
+        assert (await peer.request("interrupt"))["execution_id"] is None, "what stops something has room left"
         peer.release_edits()
         for asked in waiting:
             assert (await asked.result())["notebook_heads"] == heads
@@ -490,3 +491,20 @@ async def test_a_kernel_that_dies_is_told_and_launched_again(daemon: ServedDaemo
         assert peer.read("kernel", "error", "message") == event.params["message"]
         assert await printed(peer, "print('alive')") == "alive\n"
         assert peer.read("kernel", "error") is None
+
+        at_once = peer.add_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        died = await peer.execute(at_once)
+        assert await peer.done(died) == "error", "it was not even heard to begin"
+        assert peer.read("cells", at_once, "execution_id") == died
+        assert len(peer.heard("execution_started", execution_id=died)) == 1
+
+
+async def test_an_interrupt_while_a_kernel_starts_cancels_what_would_run_first(daemon: ServedDaemon) -> None:
+    async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
+        cells = [peer.add_cell(f"print({number})") for number in range(2)]
+        await peer.settle()
+        asked = [peer.ask("run_all_cells"), peer.ask("execute_cell", cell_id=cells[1])]
+        ran, kept = (await asked[0].result())["executions"], (await asked[1].result())["execution_id"]
+        assert (await peer.request("interrupt"))["execution_id"] == ran[0]["execution_id"]
+        assert [await peer.done(one["execution_id"]) for one in ran] == ["cancelled", "cancelled"]
+        assert await peer.done(kept) == "done"

@@ -256,10 +256,10 @@ async def test_a_click_runs_its_handler_and_prints_into_its_cell(daemon: ServedD
 
 
 async def test_what_peers_ask_of_widgets_is_checked(daemon: ServedDaemon) -> None:
-    opened = await open_story(daemon, f"{IMPORTS}\ns = w.IntSlider(value=3)\ns", "print(s.value)")
+    opened = await open_story(daemon, f"{IMPORTS}\no = w.Output()\ns = w.IntSlider(value=3)\ns", "print(s.value)")
     async with watching(daemon, opened) as first:
         await first.run("c0")
-        slider = await first.id_of("IntSlider")
+        slider, out = await first.id_of("IntSlider"), await first.id_of("Output")
         before = (await first.doc())["comms"]
         wrong: list[tuple[str, dict[str, Any]]] = [
             ("update_comm", {"comm_id": slider}),
@@ -267,6 +267,15 @@ async def test_what_peers_ask_of_widgets_is_checked(daemon: ServedDaemon) -> Non
             ("update_comm", {"comm_id": slider, "state": {"": 1}}),
             ("update_comm", {"comm_id": slider, "state": {"value": 9}, "buffers": [5]}),
             ("update_comm", {"comm_id": slider, "state": {"value": 9}, "buffer_paths": "value"}),
+            ("update_comm", {"comm_id": slider, "state": {"value": 9}, "buffer_paths": [["value"]]}),
+            ("update_comm", {"comm_id": slider, "state": {"value": 9}, "buffers": [{"$bytes": "aGk="}]}),
+            (
+                "update_comm",
+                {"comm_id": slider, "state": {}, "buffers": [{"$bytes": "aGk="}], "buffer_paths": [["v", 0]]},
+            ),
+            ("update_comm", {"comm_id": slider, "state": {}, "buffers": [{"$bytes": "aGk="}], "buffer_paths": [[]]}),
+            ("update_comm", {"comm_id": out, "state": {"outputs": []}}),
+            ("update_comm", {"comm_id": out, "state": {"msg_id": ""}}),
             ("comm_custom", {"comm_id": 5, "content": {}}),
             ("comm_open", {"comm_id": "", "target_name": "x"}),
             ("comm_open", {"comm_id": "x" * 1000, "target_name": "x"}),
@@ -279,6 +288,20 @@ async def test_what_peers_ask_of_widgets_is_checked(daemon: ServedDaemon) -> Non
         assert (await first.doc())["comms"] == before
         await first.run("c1")
         assert await first.cell("c1") == ["3\n"]
+
+
+async def test_bytes_alone_come_beside_an_empty_state(daemon: ServedDaemon) -> None:
+    """As Jupyter's messages have it: a map's key whose value is bytes is not in the JSON."""
+    opened = await open_story(daemon, f"{IMPORTS}\ni = w.Image(value=b'old', format='raw')\ni", "print(bytes(i.value))")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        image = await first.id_of("Image")
+        value: dict[str, Any] = {"buffer_paths": [["value"]], "buffers": [{"$bytes": "bmV3"}]}
+        await first.ask("update_comm", comm_id=image, state={}, **value)
+        assert (await first.seen()).comms[image]["state"]["value"] == b"new"
+        await first.run("c1")
+        assert await first.cell("c1") == ["b'new'\n"]
+        await first.ask("update_comm", comm_id=image, state={})
 
 
 async def test_comms_of_peers(daemon: ServedDaemon) -> None:

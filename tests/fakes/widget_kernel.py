@@ -337,7 +337,7 @@ class Notebook:
         return self.hear()
 
     def set_by_peer(self, comm_id: str, **state: Any) -> list[SendComm]:
-        self.runtime.widgets.update_by_peer(comm_id, state, [], [])
+        self.runtime.widgets.update_by_peer(comm_id, state)
         self.runtime.take_widgets()
         return self.collect()
 

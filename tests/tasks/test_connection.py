@@ -36,7 +36,13 @@ from sync.core.frames import (
 )
 from sync.core.identifiers import DocumentId, Heads, PeerId, SessionId, document_id
 from sync.core.jsonrpc import RequestError
-from sync.core.limits import MAX_DOCUMENTS_PER_PEER, MAX_JSONRPC_BYTES, MAX_RELAYED_BYTES, MAX_REQUESTS_IN_FLIGHT
+from sync.core.limits import (
+    MAX_DEPTH,
+    MAX_DOCUMENTS_PER_PEER,
+    MAX_JSONRPC_BYTES,
+    MAX_RELAYED_BYTES,
+    MAX_REQUESTS_IN_FLIGHT,
+)
 from sync.core.notices import Notice
 from sync.core.sync_message import decode_sync_message, encode_sync_message
 from sync.decoding import INLINE_BYTES
@@ -282,6 +288,20 @@ async def test_a_request_that_is_too_large_is_answered(hub: Hub) -> None:
         assert client.answers == {5: "too_large"}
         assert not client.socket.dropped
         assert hub.requests == []
+
+
+async def test_a_request_that_nests_too_deep_is_answered_and_what_is_none_is_a_breach(hub: Hub) -> None:
+    deep: Any = 0
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    async with serving(hub) as (client,):
+        client.say({"jsonrpc": "2.0", "id": 5, "method": "comm_custom", "params": {"content": deep}})
+        await client.socket.until(lambda: client.answers)
+        assert client.answers == {5: "too_large"}
+        assert not client.socket.dropped
+        assert hub.requests == []
+        client.say({"cursor": deep})
+        await client.socket.until(lambda: client.socket.dropped)
 
 
 async def test_presence_reaches_the_others_unchanged_and_nobody_else(hub: Hub) -> None:
