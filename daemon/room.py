@@ -25,6 +25,7 @@ from daemon.core.runtime import Runtime
 from daemon.files import FileStamp
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
+from daemon.rekeying import Rekeying
 from daemon.rolling_over import roll_over_when_due
 from daemon.saving import save_notebook
 from daemon.widget_reading import PastWidgets
@@ -141,6 +142,7 @@ class Room:
             timestamp=timestamp,
             wake=self._wake,
         )
+        self._rekeying = Rekeying(self.notebook, self.runtime.write_notebook)
         self.runtime.on_notebook_changed = self._notebook_changed
         self.runtime.on_widgets_gone = self.past_widgets.note
         self.runtime.on_transition = self._note_transition
@@ -299,13 +301,14 @@ class Room:
             self.runtime.expire()
             self.kernels.carry_out()
             now = trio.current_time()
+            self._rekeying.expire(now)
             for cell_id in [cell_id for cell_id, at in self._gone_cells.items() if at <= now]:
                 del self._gone_cells[cell_id]
                 self.runtime.remove_cell(cell_id)
 
     def _deadline(self) -> float:
         of_runtime = self.runtime.deadline
-        return min([*self._gone_cells.values(), *([] if of_runtime is None else [of_runtime])], default=math.inf)
+        return min([self._rekeying.deadline, *self._gone_cells.values(), *([] if of_runtime is None else [of_runtime])])
 
     def _move_deadline(self) -> None:
         # One that moved back, as it does with each execution, is looked at when the old one has come.
@@ -342,6 +345,7 @@ class Room:
 
     def _notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
         """Peers' changes were applied: the runtime document follows which code cells there are."""
+        self._rekeying.edited(trio.current_time())
         if keys is not None and not keys:
             return
         replica = self.notebook.replica
@@ -358,8 +362,11 @@ class Room:
         for cell_id in keys:
             self._follow_cell(cell_id)
             yield
+        self._rekeying.edited(trio.current_time())
+        self._move_deadline()
 
     def _follow_cell(self, cell_id: str) -> None:
+        self._rekeying.look(cell_id)
         if NotebookSchema.read_cell_type(self.notebook.replica, cell_id) == "code":
             self._gone_cells.pop(cell_id, None)
             self.runtime.add_cell(cell_id)

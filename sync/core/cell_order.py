@@ -4,7 +4,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sync.core.binding import Kind, Reader
+from sync.core.binding import Found, Kind, Reader
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.plain import read_string
 from sync.core.positions import MAX_LENGTH, PositionsExhausted, between, is_position, sort_key, spread
@@ -23,13 +23,16 @@ def read_order(reader: Reader) -> list[Placed]:
     placed = []
     for cell_id in [] if cells is None else reader.keys(cells):
         assert cells is not None
-        found = reader.get(cells, cell_id)
-        position = None
-        if found is not None and found[0] is Kind.MAP:
-            position = read_string(reader, found[1], "position", longest=MAX_LENGTH)
-        placed.append(Placed(cell_id, position if is_position(position) else None))
+        placed.append(Placed(cell_id, _position(reader, reader.get(cells, cell_id))))
     placed.sort(key=_key)
     return placed
+
+
+def is_placed(reader: Reader, cell_id: str) -> bool:
+    """Whether the cell has a position that is well formed; so has what is no cell at all, in which none can be written."""
+    cells = NotebookSchema.cells_object(reader)
+    found = None if cells is None else reader.get(cells, cell_id)
+    return found is None or found[0] is not Kind.MAP or _position(reader, found) is not None
 
 
 def with_places(order: Sequence[Placed], places: Mapping[str, str]) -> list[Placed]:
@@ -75,6 +78,31 @@ def place(order: Sequence[Placed], index: int, random_source: Callable[[], str])
         position = positions.pop(index)
         moved = [(cell.cell_id, fresh) for cell, fresh in zip(order, positions, strict=True)]
     return position, moved
+
+
+def rekeyed(order: Sequence[Placed], ill: Sequence[str], random_source: Callable[[], str]) -> list[tuple[str, str]]:
+    """What puts cells without a position behind those that have one: (cell_id, position) of each of `ill`, in its order.
+
+    All cells where there is no room any more. The other arguments as of `place`.
+    """
+    left = next((cell.position for cell in reversed(order) if cell.position is not None), None)
+    moved: list[tuple[str, str]] = []
+    try:
+        for cell_id in ill:
+            left = between(left, None, random_source())
+            moved.append((cell_id, left))
+    except PositionsExhausted:
+        fresh = spread(len(order), random_source)
+        moved = [(cell.cell_id, position) for cell, position in zip(order, fresh, strict=True)]
+    return moved
+
+
+def _position(reader: Reader, found: Found | None) -> str | None:
+    """Of what stands under the cell's id."""
+    if found is None or found[0] is not Kind.MAP:
+        return None
+    position = read_string(reader, found[1], "position", longest=MAX_LENGTH)
+    return position if is_position(position) else None
 
 
 def _key(cell: Placed) -> tuple[bool, str, str]:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.core.binding import ROOT, ObjType, Replica, ScalarType
-from sync.core.cell_order import Placed, place, read_order
-from sync.core.positions import RANDOM_SPACE, random_digits, sort_key
+from sync.core.cell_order import Placed, is_placed, place, read_order, rekeyed
+from sync.core.positions import RANDOM_SPACE, is_position, random_digits, sort_key
 
 RANDOM = random.Random(0)
 
@@ -59,3 +59,32 @@ def test_order_is_read_whatever_stands_in_the_document() -> None:
 
     assert read_order(replica) == [Placed("b", "A"), Placed("a", "z"), Placed("c", None), Placed("d", None)]
     assert read_order(Replica()) == []
+
+
+@given(st.lists(positions, max_size=8), st.integers(1, 8))
+def test_cells_without_a_position_get_one_where_they_are_shown(taken: list[str | None], limit: int) -> None:
+    order = sort([Placed(f"c{number}", position) for number, position in enumerate(taken)])
+    ill = [cell.cell_id for cell in order if cell.position is None]
+    moved = dict(rekeyed(order, ill[:limit], digits))
+
+    after = sort([Placed(cell.cell_id, moved.get(cell.cell_id, cell.position)) for cell in order])
+    assert [cell.cell_id for cell in after] == [cell.cell_id for cell in order]
+    if "z" * 64 not in taken:
+        assert list(moved) == ill[:limit]
+    assert all(is_position(position) for position in moved.values())
+    assert set(ill[:limit]) <= moved.keys()
+
+
+def test_which_cells_have_a_position() -> None:
+    replica = Replica()
+    with replica.transaction() as tx:
+        cells = tx.put_object(ROOT, "cells", ObjType.Map)
+        for cell_id, position in {"good": "V1", "long": "1" * 65, "empty": "", "odd": "é1"}.items():
+            tx.put(tx.put_object(cells, cell_id, ObjType.Map), "position", ScalarType.Str, position)
+        tx.put(tx.put_object(cells, "number", ObjType.Map), "position", ScalarType.Int, 1)
+        tx.put_object(cells, "missing", ObjType.Map)
+        tx.put(cells, "text", ScalarType.Str, "V1")
+    placed = {cell.cell_id: is_placed(replica, cell.cell_id) for cell in read_order(replica)}
+    assert [cell_id for cell_id, is_so in placed.items() if is_so] == ["good", "text"]
+    assert len(placed) == 7
+    assert is_placed(replica, "nobody"), "nothing can be done for it"

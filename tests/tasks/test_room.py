@@ -25,7 +25,8 @@ from sync.core.limits import MAX_REQUESTS_IN_FLIGHT
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import read_cell
 from sync.core.sync_message import decode_sync_message
-from tests.fakes.hub_in_memory import CELLS, Client, running
+from tests.fakes.editor import Editor
+from tests.fakes.hub_in_memory import CELLS, running
 from tests.fakes.unsound import let_it_in, make_unsound
 
 UNKNOWN_HEADS = ["ab" * 32]
@@ -319,29 +320,6 @@ async def test_peers_have_the_last_state_before_their_document_goes(
         assert decode_sync_message(last.data).heads == room.runtime_document.published_heads()
         events = [cast("Any", decode_data(frame.data)) for frame in client.socket.of(Ephemeral)]
         assert [e["params"]["status"] for e in events if e.get("method") == "execution_done"] == ["cancelled"]
-
-
-class Editor:
-    """A peer's replica, and what it does to cells."""
-
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.replica = Replica()
-        self.replica.apply([room.notebook.log.payload(0, len(room.notebook.log))])
-
-    @property
-    def cells(self) -> ObjId:
-        return cast("Any", self.replica.get(core.ROOT, "cells"))[1]  # type: ignore[no-any-return]
-
-    def write(self, client: Client, write: Callable[[Transaction], object]) -> None:
-        before = self.replica.heads()
-        with self.replica.transaction() as tx:
-            write(tx)
-        changes = b"".join(change.bytes for change in self.replica.changes_since(before))
-        client.sync(self.room.notebook, changes, heads=self.replica.heads())
-
-    def hear(self) -> None:
-        self.replica.apply([self.room.notebook.log.payload(0, len(self.room.notebook.log))])
 
 
 def random_edit(random: Random, tx: Transaction, cells: ObjId) -> None:
