@@ -381,11 +381,14 @@ class Connection:
             self.statistics.foreign_ephemerals += 1
             return
         document_id = self._document_id(frame.document_id)
+        breach: ProtocolError | None = None
         try:
             data = await decoded(decode_data, frame.data)
-        except ProtocolError:
+        except ProtocolError as error:
+            breach = error
+        if breach is not None:
             if not await self._refuse_too_deep(document_id, frame.data):
-                raise
+                raise breach
             return
         if is_jsonrpc(data):
             await self._pace_requests()
