@@ -25,6 +25,7 @@ from daemon.core.runtime import Runtime
 from daemon.files import FileStamp
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
+from daemon.next_input import NextInputs
 from daemon.rekeying import Rekeying
 from daemon.rolling_over import roll_over_when_due
 from daemon.saving import save_notebook
@@ -148,6 +149,8 @@ class Room:
         self.runtime.on_transition = self._note_transition
         self.runtime.on_deadline = self._move_deadline
         self.runtime.on_execution = _log_execution
+        self._next_inputs = NextInputs(self)
+        self.runtime.on_next_input = self._next_inputs.note
         self.writer = DocWriter(
             notebook=self.notebook,
             runtime=runtime_document,
@@ -209,6 +212,7 @@ class Room:
                         producers.start_soon(self._load)
                         producers.start_soon(self._compactor.run)
                         producers.start_soon(roll_over_when_due, self)
+                        producers.start_soon(self._next_inputs.run)
                         task_status.started()
         finally:
             self.closed = True

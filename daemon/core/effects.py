@@ -30,4 +30,14 @@ class SendQuestion:
     msg_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class NextInput:
+    """The kernel wants a text to stand in the notebook: below the cell that ran `code`, or, with `replace`, in its place."""
+
+    cell_id: str
+    code: str
+    text: str
+    replace: bool
+
+
 Effect: TypeAlias = SendExecute | SendQuestion | SendInput | SendComm

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from daemon.core.effects import NextInput
+from daemon.core.executions import Execution
 from daemon.core.kernel_troubles import is_oversize_output
 from daemon.core.transitions import Transitions
 from kernel_bridge.core import messages as k
+from sync.core.limits import MAX_SOURCE_BYTES
 from sync.core.mutations import KERNEL_LOG, Target
 from sync.core.urgency import Urgency
 
@@ -91,9 +94,19 @@ class KernelMessages(Transitions):
                 if payload.get("source") == "page" and isinstance(data, dict):
                     # IPython's pager (`?`, `??`): shown where it was asked for.
                     self.outputs.display(self._target(parent), data, {}, display_id=None)
+                elif payload.get("source") == "set_next_input":
+                    self._set_next_input(execution, payload.get("text"), replace=payload.get("replace") is True)
         now = self._monotonic()
         self._apply(self.queue.on_reply(parent.msg_id, reply.status, reply.execution_count, now))
         self._apply(self.queue.on_answer(parent.msg_id, now))
+
+    def _set_next_input(self, execution: Execution, text: object, *, replace: bool) -> None:
+        if not isinstance(text, str):
+            return
+        if len(text) > MAX_SOURCE_BYTES or len(text.encode(errors="replace")) > MAX_SOURCE_BYTES:
+            self.trouble(f"the kernel wants more than {MAX_SOURCE_BYTES} bytes to stand in a cell; they were dropped")
+        elif not self.on_next_input(NextInput(execution.cell_id, execution.code, text, replace)):
+            self.trouble("the kernel wants to write too many cells; some were dropped")
 
     def _receive_display(self, content: k.DisplayData, parent: k.Header) -> None:
         self._activity(parent)

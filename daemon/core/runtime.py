@@ -89,7 +89,7 @@ class Runtime(KernelMessages):
         if isinstance(effect, SendExecute):
             self.queue.not_taken(effect.execution.execution_id)
         else:
-            self._trouble("the kernel reads nothing; messages to widgets and other comms were dropped")
+            self.trouble("the kernel reads nothing; messages to widgets and other comms were dropped")
 
     @property
     def between(self) -> bool:
@@ -178,7 +178,7 @@ class Runtime(KernelMessages):
         """The connection to the kernel broke and was made again: what either side said may be lost."""
         if self._kernel_session is None:
             return
-        self._trouble("the connection to the kernel broke and was made again; outputs may be missing")
+        self.trouble("the connection to the kernel broke and was made again; outputs may be missing")
         self._note_comm(running=False)  # the idle of what ran may be lost; if it runs still, it only looks idle
         self.queue.reconnected(self._monotonic())
         self._ask()

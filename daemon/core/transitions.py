@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from daemon.core.comm_changes import value_size
-from daemon.core.effects import Effect, SendExecute, SendQuestion
+from daemon.core.effects import Effect, NextInput, SendExecute, SendQuestion
 from daemon.core.executions import Execution, ExecutionQueue, Started, Transition
 from daemon.core.kernel_troubles import KernelTroubles
 from daemon.core.outputs import OutputReducer
@@ -64,6 +64,8 @@ class Transitions(PendingBatch):
         self.on_notebook_changed: Callable[[Collection[str] | None], Steps[None]] = _nothing_follows
         self.on_widgets_gone: Callable[[], None] = lambda: None
         self.on_transition: Callable[[], None] = lambda: None
+        # False if there are too many already.
+        self.on_next_input: Callable[[NextInput], bool] = lambda wanted: True
         # A deadline came nearer that nothing else tells of.
         self.on_deadline: Callable[[], None] = lambda: None
         self.on_execution: Callable[[Execution], None] = lambda execution: None
@@ -244,7 +246,8 @@ class Transitions(PendingBatch):
 
     # The kernel log.
 
-    def _trouble(self, line: str) -> None:
+    def trouble(self, line: str) -> None:
+        """Says in the kernel log, once in a kernel's life, what of it could not be done."""
         self._say(self._troubles.once(line))
         self._wake(Urgency.NORMAL)
 

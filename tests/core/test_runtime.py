@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daemon.core.effects import SendExecute, SendInput, SendQuestion
+from daemon.core.effects import NextInput, SendExecute, SendInput, SendQuestion
 from daemon.core.executions import ASK_AFTER_INTERRUPT_SECONDS, ASK_SECONDS, LOST_SECONDS
 from daemon.core.pending import MAX_NOTICES
 from daemon.core.prompt import MAX_PROMPT_CHARS
@@ -13,6 +13,7 @@ from daemon.core.runtime import Runtime
 from daemon.core.transitions import QUEUE_SECONDS, SHORT_QUEUE
 from kernel_bridge.core import messages as k
 from sync.core.batch import Batch, PendingEvent
+from sync.core.limits import MAX_SOURCE_BYTES
 from sync.core.mutations import (
     KERNEL_LOG,
     AppendOutput,
@@ -23,6 +24,7 @@ from sync.core.mutations import (
     SetQueue,
     Target,
 )
+from sync.core.outputs import StreamOutput
 from sync.core.urgency import Urgency
 
 SESSION = "ours"
@@ -207,6 +209,25 @@ def test_the_pager_is_an_output_of_its_cell() -> None:
 
     [mutation] = of_type(machine.drain(), AppendOutput)
     assert mutation.output.data == {"text/plain": "Docstring"}
+
+
+def test_what_the_kernel_wants_to_stand_in_a_cell_is_bounded_and_said() -> None:
+    machine = Machine("a").ready()
+    machine.submit("a")
+    machine.begin("a")
+    machine.drain()
+    wanted: list[NextInput] = []
+    machine.runtime.on_next_input = lambda one: wanted.append(one) or len(wanted) < 3  # type: ignore[func-returns-value]
+    texts: list[object] = ["x = 1", 7, None, "é" * (MAX_SOURCE_BYTES // 2 + 1), "y", "too many"]
+    payload = [{"source": "set_next_input", "text": text, "replace": text == "y"} for text in texts]
+    machine.say(k.ExecuteReply(status="ok", execution_count=1, payload=payload), "x-a")
+
+    assert [(one.cell_id, one.text, one.replace) for one in wanted[:2]] == [("a", "x = 1", False), ("a", "y", True)]
+    [log] = of_type(machine.drain(), AppendOutput)
+    assert log.target == KERNEL_LOG
+    said = "".join(log.output.segments) if isinstance(log.output, StreamOutput) else ""
+    assert "more than 1048576 bytes" in said
+    assert "too many cells" in said
 
 
 def test_input_is_asked_for_in_the_document_and_answered_once() -> None:

@@ -5,6 +5,7 @@ import re
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -12,6 +13,7 @@ import pytest
 import trio
 from PIL import Image
 
+from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import read_runtime
 from tests.fakes.served_daemon import Opened, ServedDaemon
 from tests.fakes.thin_peer import ThinPeer, open_thin_peer
@@ -377,3 +379,39 @@ async def answer(peer: ThinPeer, value: str) -> dict[str, Any]:
     asked: dict[str, Any] = await peer.wait(lambda: peer.read("kernel", "input_request"))
     await peer.request("input_reply", request_id=asked["request_id"], value=value)
     return asked
+
+
+def cells(peer: ThinPeer) -> list[tuple[str, str]]:
+    return [(cell.cell_id, cell.source) for cell in NotebookSchema.read_cells(peer.notebook.replica)]
+
+
+async def test_load_takes_the_place_of_its_line_and_next_input_is_a_cell_below(
+    daemon: ServedDaemon, tmp_path: Path
+) -> None:
+    loaded = tmp_path / "loaded.py"
+    loaded.write_text("print('loaded')\n" + "# long\n" * 3_000)  # more than one slice
+    line = f"%load {loaded}"
+    async with daemon.opened() as opened, watching(daemon, opened) as peer:
+        first, last = peer.add_cell(line), peer.add_cell("'last'")
+        assert await peer.run(first) == "done"
+        await peer.wait(lambda: cells(peer)[0] == (first, f"# {line}\n{loaded.read_text()}"))
+        assert await peer.run(first) == "done"
+        await text_is(peer, first, "loaded\n")
+
+        peer.edit(first, "get_ipython().set_next_input('below = 1')")
+        assert await peer.run(first) == "done"
+        [_, (below, source), (behind, _)] = await peer.wait(lambda: len(cells(peer)) == 3 and cells(peer))
+        assert (source, behind) == ("below = 1", last)
+        assert await peer.run(below) == "done"
+
+
+async def test_a_cell_that_was_edited_meanwhile_is_left_alone(daemon: ServedDaemon) -> None:
+    async with daemon.opened() as opened, watching(daemon, opened) as peer:
+        asking = peer.add_cell("input()\nget_ipython().set_next_input('instead', replace=True)")
+        execution_id = await peer.execute(asking)
+        asked = await peer.wait(lambda: peer.read("kernel", "input_request"))
+        peer.edit(asking, "somebody's own words")
+        await peer.settle()
+        await peer.request("input_reply", request_id=asked["request_id"], value="")
+        assert await peer.done(execution_id) == "done"
+        await peer.wait(lambda: [source for _, source in cells(peer)] == ["somebody's own words", "instead"])
