@@ -75,7 +75,7 @@ def serve(
     log_format: Literal["text", "json"] = "text",
     log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve until SIGTERM, Ctrl-C or the end of the terminal; what changed is saved then.
 
     The first line on stdout is JSON: url, sync_url, token, pid. The log goes to stderr.
 

@@ -16,6 +16,7 @@ import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio.lowlevel
@@ -41,7 +42,7 @@ SHUTDOWN_SECONDS = 5.0
 
 
 async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[str, Any]], None]) -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM, SIGINT or SIGHUP, which from then on are ignored for as long as the process lives.
 
     Args:
         announce: called once with {url, sync_url, token, pid, ...} when everything can be reached.
@@ -65,39 +66,62 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
         )
         blobs = BlobStore(state.blobs)
         hub = Hub(config, peer_id=PeerId(state.peer_id), blobs=blobs, runtime_dir=runtime_dir)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with trio.open_nursery() as rooms:
-                await rooms.start(hub.run)
-                async with trio.open_nursery() as connections:
-                    await connections.start(_listen, listeners, policy, hub)
-                    url = f"http://{_url_host(config.host)}:{port}"
-                    await _settle()
-                    with hub.loop_watch.watching():  # from here on somebody may be waiting
-                        announce(
-                            {
-                                "url": url,
-                                "sync_url": f"ws{url.removeprefix('http')}/sync",
-                                "token": token,
-                                "pid": os.getpid(),
-                            }
-                        )
-                        log.info("listening", url=url, root=str(config.root))
-                        async for number in signals:
-                            log.info("shutting down", signal=signal.Signals(number).name)
-                            break
-                        with trio.move_on_after(SHUTDOWN_SECONDS) as wave:
-                            for listener in listeners:
-                                await listener.aclose()
-                            with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
-                                await hub.close_all(save=True)
-                            await hub.end_connections(DRAIN_SECONDS)
-                        if wave.cancelled_caught:
-                            log.warning("the shutdown took too long; what was left is cut")
-                    connections.cancel_scope.cancel()
-                rooms.cancel_scope.cancel()
+        ending = _hear_the_end()
+        async with trio.open_nursery() as rooms:
+            await rooms.start(hub.run)
+            async with trio.open_nursery() as connections:
+                await connections.start(_listen, listeners, policy, hub)
+                url = f"http://{_url_host(config.host)}:{port}"
+                await _settle()
+                with hub.loop_watch.watching():  # from here on somebody may be waiting
+                    announce(
+                        {
+                            "url": url,
+                            "sync_url": f"ws{url.removeprefix('http')}/sync",
+                            "token": token,
+                            "pid": os.getpid(),
+                        }
+                    )
+                    log.info("listening", url=url, root=str(config.root))
+                    await ending.wait()
+                    with trio.move_on_after(SHUTDOWN_SECONDS) as wave:
+                        for listener in listeners:
+                            await listener.aclose()
+                        with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
+                            await hub.close_all(save=True)
+                        await hub.end_connections(DRAIN_SECONDS)
+                    if wave.cancelled_caught:
+                        log.warning("the shutdown took too long; what was left is cut")
+                connections.cancel_scope.cancel()
+            rooms.cancel_scope.cancel()
     finally:
         shutil.rmtree(runtime_dir, ignore_errors=True)
     log.info("ended")
+
+
+def _hear_the_end() -> trio.Event:
+    """Set by the first signal that ends a daemon. What is ignored already (SIGHUP under nohup) stays so, but for Ctrl-C.
+
+    Trio's receiver gives signals back to their old handlers when it closes, and those die of them. The end is not over then:
+    rooms are saved, but `daemon.json` is still there, and the interpreter takes a while to end.
+    """
+    ending, token = trio.Event(), trio.lowlevel.current_trio_token()
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    def end(number: int) -> None:
+        log.info("shutting down", signal=signal.Signals(number).name)
+        ending.set()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # no kernel is started any more that would inherit it
+        token.run_sync_soon(end, number)
+
+    for number in numbers:
+        signal.signal(number, hear)
+    return ending
 
 
 async def _settle() -> None:
