@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -15,12 +16,14 @@ from cyclopts.validators import Number
 
 from daemon.config import Config, default_state_dir
 from daemon.state_dir import StateDirTaken, StateDirUnusable, open_state_dir, read_announcement, wait_until_free
+from daemon.streams import StdoutLost, complain, guard_stdout
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_KERNEL = 3
 EXIT_NO_DAEMON = 4
 EXIT_TAKEN = 4
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 
 # A daemon ends within 5 s of its SIGTERM; this is for its machine being busy.
 STOP_SECONDS = 15
@@ -45,17 +48,21 @@ class Failure(Exception):
 
 def main() -> NoReturn:
     """Runs one command and exits as docs/wire.md says."""
+    guard_stdout()
     try:
         code = app(exit_on_error=False, print_error=True)
+        sys.stdout.flush()
     except cyclopts.CycloptsError:
         sys.exit(EXIT_USAGE)
     except Failure as failure:
-        print(f"notebookd: {failure}", file=sys.stderr)
+        complain(str(failure))
         sys.exit(failure.code)
-    except BrokenPipeError:
-        # Whoever read our output has gone: nothing is left to say.
-        _silence_stdout()
+    except StdoutLost as lost:
+        if not lost.is_unread:
+            complain(str(lost))
         sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -121,10 +128,8 @@ def serve(
 
             def announce(info: dict[str, Any]) -> None:
                 state.announce(info)
-                try:
+                with suppress(StdoutLost):  # who wants to know finds it in the state directory
                     print(json.dumps(info), flush=True)
-                except BrokenPipeError:  # nobody reads it here; who wants to know finds it in the state directory
-                    _silence_stdout()
 
             trio.run(run_daemon, config, state, announce)
     except StateDirTaken as taken:
@@ -231,11 +236,6 @@ def stop(*, state_dir: Path | None = None) -> int:
     return 0
 
 
-def _silence_stdout() -> None:
-    """Nothing more goes to a closed pipe, not even at the interpreter's exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 _NO_DAEMON = "no daemon is running here; start one with `notebookd serve`"
 
 
@@ -279,9 +279,11 @@ def _secret(value: str | None, file: Path | None, name: str) -> str | None:
         raise Failure(EXIT_USAGE, f"--{name} and --{name}-file exclude each other")
     if file is not None:
         try:
-            value = file.expanduser().read_text().strip()
+            value = file.expanduser().read_text("utf-8").strip()
         except OSError as error:
             raise Failure(EXIT_USAGE, f"--{name}-file {file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise Failure(EXIT_USAGE, f"--{name}-file {file} is no text") from error
     return None if value is None else _checked(value, name)
 
 

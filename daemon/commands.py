@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.text import Text
 from daemon.core.control_characters import escaped
 from daemon.files import FileUnwritable, write_atomic
 from daemon.printing import ENDED, Printer
+from daemon.streams import complain, outlive_stdout
 from sync.client import (
     ConnectionLost,
     EventStream,
@@ -46,6 +46,8 @@ async def run_notebook(
     """Runs all cells and shows them; the exit code of `notebookd run`."""
     if output is not None:
         _require_place(output)
+    # A `head` that has seen enough costs nobody what was run: it goes on to its end, and is saved.
+    outlive_stdout("the run goes on unseen")
     printer = Printer()
     async with open_http(Address(url, "", token)) as http:
         opened = {entry["notebook"] for entry in (await http.read_json("/api/notebooks"))["notebooks"]}
@@ -53,7 +55,7 @@ async def run_notebook(
             try:
                 await notebook.launch()
             except RequestFailed as failed:
-                _complain(f"{path}: no kernel: {failed}")
+                complain(f"{path}: no kernel: {failed}")
                 return EXIT_NO_KERNEL
             code = await _run_all(notebook, printer, timeout)
             if output is not None:
@@ -225,13 +227,13 @@ def call(command: Callable[[], Awaitable[int]], url: str, path: str | None = Non
     except RequestFailed as failed:
         return _refused(path or url, failed)
     except ConnectionLost as lost:
-        _complain(f"{lost}; `notebookd serve` starts a daemon")
+        complain(f"{lost}; `notebookd serve` starts a daemon")
         return EXIT_NO_DAEMON
     except (ProtocolError, SyncTimeout) as error:
-        _complain(f"{url}: {error}")
+        complain(f"{url}: {error}")
         return EXIT_FAILED
     except Unwritable as error:
-        _complain(str(error))
+        complain(str(error))
         return EXIT_USAGE
 
 
@@ -246,12 +248,8 @@ def _run(command: Callable[[], Awaitable[int]]) -> int:
         raise error from error.__cause__  # noqa: ASYNC123  # the groups held nothing else
 
 
-def _complain(line: str) -> None:
-    print(f"notebookd: {escaped(line)}", file=sys.stderr)
-
-
 def _refused(subject: str, failed: RequestFailed) -> int:
-    _complain(f"{subject}: {failed}")
+    complain(f"{subject}: {failed}")
     return (
         EXIT_USAGE if failed.reason in ("not_found", "outside_root", "invalid_notebook", "bad_request") else EXIT_FAILED
     )

@@ -188,6 +188,14 @@ async def test_wrong_usage_is_2_and_a_few_words(arguments: list[str], tmp_path: 
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["token", "viewer-token"])
+async def test_a_token_file_that_is_no_text_is_wrong_usage(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "bytes"
+    file.write_bytes(b"\xff\xfe")
+    done = await notebookd("serve", "--port", "0", f"--{name}-file", str(file), state_dir=tmp_path / "state")
+    assert (done.returncode, done.stderr.decode()) == (2, f"notebookd: --{name}-file {file} is no text\n")
+
+
 async def test_a_state_directory_that_cannot_be_used_is_told_as_that(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     serve = await notebookd("serve", "--port", "0", state_dir=tmp_path / "file")
@@ -238,18 +246,68 @@ async def test_an_output_that_cannot_be_written_is_told_before_anything_runs(tmp
             assert not done.stdout
 
 
-async def test_whoever_reads_may_stop_reading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failing", [False, True])
+async def test_whoever_reads_a_run_may_stop_reading_and_it_is_saved_all_the_same(failing: bool, tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
         path = write_notebook(
-            daemon.root / "n.ipynb", "import time\nprint('begun', flush=True)\ntime.sleep(1)\nprint('on')"
+            daemon.root / "n.ipynb",
+            f"print('begun', flush=True)\nopen({str(gate)!r}).read()\nprint('on')",
+            "1 / 0" if failing else "'last'",
         )
         process = await start_run(daemon, path, tmp_path)
         assert process.stdout is not None
         assert process.stderr is not None
         await process.stdout.aclose()
+        await trio.Path(gate).write_text("")
 
-        assert await process.wait() == 1
-        assert await process.stderr.receive_some() == b""
+        assert await process.wait() == (1 if failing else 0)
+        said = await process.stderr.receive_some()
+        assert said == b"notebookd: stdout can't be written: Broken pipe; the run goes on unseen\n"
+        saved = nbformat.read(path, 4)
+        assert saved.cells[0].outputs[0].text == "begun\non\n"
+        assert saved.cells[1].outputs[0].output_type == ("error" if failing else "execute_result")
+
+
+FULL = b"notebookd: stdout can't be written: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("where", "run_says", "others_exit", "others_say"),
+    [
+        (">&-", b"", 0, b""),
+        ("<&- >&- 2>&-", b"", 0, b""),
+        ("| true", b"notebookd: stdout can't be written: Broken pipe; the run goes on unseen\n", 1, b""),
+        pytest.param(
+            *(">/dev/full", FULL + b"; the run goes on unseen\n", 1, FULL + b"\n"),
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux"),
+        ),
+    ],
+)
+async def test_without_a_stdout_a_run_is_saved_and_nothing_is_a_traceback(
+    where: str, run_says: bytes, others_exit: int, others_say: bytes, tmp_path: Path
+) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "print('saved')")
+        here = ("--state-dir", str(tmp_path / "state"))
+        assert await ended_with(where, "run", str(path), *here) == (0, run_says)
+        assert nbformat.read(path, 4).cells[0].outputs[0].text == "saved\n"
+        for command in (("status", *here), ("status", "--json", *here), ("run", "--help")):
+            assert await ended_with(where, *command) == (others_exit, others_say)
+
+
+async def ended_with(where: str, *arguments: str) -> tuple[int, bytes]:
+    """The exit code, and what came on stderr, of a command with its stdout there."""
+    shell, stdout = f'exec "$@" {where}', subprocess.DEVNULL
+    reader, writer = os.pipe()
+    os.close(reader)
+    if where.startswith("|"):  # to somebody who has gone before anything is written
+        shell, stdout = 'exec "$@"', writer
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "daemon", *arguments]
+    done = await trio.run_process(command, stdout=stdout, capture_stderr=True, check=False)
+    os.close(writer)
+    return done.returncode, done.stderr
 
 
 async def test_the_daemon_may_open_as_many_files_as_the_system_gives(tmp_path: Path) -> None:
@@ -316,6 +374,17 @@ async def test_the_first_ctrl_c_interrupts(tmp_path: Path) -> None:
             rest += part
         assert await runner.wait() == 1
         assert b"KeyboardInterrupt" in rest
+
+
+async def test_ctrl_c_while_nobody_answers_is_130_and_no_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        process = await start("status", None, tmp_path, "--url", url, "--token", "t")
+        await trio.lowlevel.wait_readable(mute)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        assert process.stderr is not None
+        assert await process.stderr.receive_some() == b""
 
 
 STUBBORN = """\
@@ -434,8 +503,9 @@ async def start_run(daemon: DaemonProcess, path: Path, tmp_path: Path) -> trio.P
     return process
 
 
-async def start(command: str, path: Path, tmp_path: Path, *options: str) -> trio.Process:
-    line = [sys.executable, "-m", "daemon", command, str(path), "--state-dir", str(tmp_path / "state"), *options]
+async def start(command: str, path: Path | None, tmp_path: Path, *options: str) -> trio.Process:
+    paths = [] if path is None else [str(path)]
+    line = [sys.executable, "-m", "daemon", command, *paths, "--state-dir", str(tmp_path / "state"), *options]
     return await trio.lowlevel.open_process(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
