@@ -95,7 +95,7 @@ class BlockingWidget(WidgetHandle):
         return BlockingEvents(self._loop, self._loop.read(self._widget.messages))
 
     def changed(self, trait: str = "value", timeout: float | None = None) -> Any:
-        """Waits until a trait is another than it was, and returns what it is then; SyncTimeout after `timeout` seconds."""
+        """Waits until others change a trait, and returns what it is then; SyncTimeout after `timeout` seconds."""
         return self._loop.run(lambda: self._widget.changed(trait), timeout)
 
     def _all(self, read: Callable[[], list[Widget]]) -> "list[BlockingWidget]":

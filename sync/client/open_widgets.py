@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from sync.client.events import EventStream
 from sync.core.client_session import Event
@@ -24,13 +24,35 @@ NOTHING: Final[Any] = object()
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Watch:
-    """One trait that somebody waits for. `version` counts its changes, `returned` is the one that was told last."""
+    """One trait that somebody waits for.
+
+    `version` counts its changes, `returned` is the one that was told last, `set_at` the one that this client last set over.
+    """
 
     comm_id: str
     trait: str
     value: Value
     version: int = 0
     returned: int = 0
+    set_at: int = 0
+
+
+class SetHere:
+    """What this client has set of one comm, kept for as long as somebody holds a widget of it: no change to who set it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._set: dict[str, tuple[int, Value]] = {}
+
+    def add(self, state: Mapping[str, Value]) -> None:
+        """These were set now."""
+        self.count += 1
+        self._set |= {name: (self.count, value) for name, value in state.items()}
+
+    def since(self, count: int, trait: str, default: Value) -> Value:
+        """The last value of a trait that was set after `count` sets; `default` if it was not."""
+        at, value = self._set.get(trait, (0, None))
+        return value if at > count else default
 
 
 class OpenWidgets:
@@ -45,6 +67,7 @@ class OpenWidgets:
         self._notebook = notebook
         self._http = http
         self._watches: WeakSet[Watch] = WeakSet()
+        self._set_here: WeakValueDictionary[str, SetHere] = WeakValueDictionary()
         self._streams: WeakKeyDictionary[EventStream, str] = WeakKeyDictionary()
 
     def exists(self, comm_id: str) -> bool:
@@ -82,12 +105,20 @@ class OpenWidgets:
         for blob in encoder.blobs:
             self._http.keep(blob.hash, blob.data)
         self.own.hold(comm_id, own)
+        self._set(comm_id, own)
         self._moved()
         try:
             await self._notebook.request("update_comm", {"comm_id": comm_id, "state": state})
         finally:
             self.own.release(comm_id, own)
             self._moved()
+
+    def set_here(self, comm_id: str) -> SetHere:
+        """What this client has set of a comm, for its widgets."""
+        found = self._set_here.get(comm_id)
+        if found is None:
+            found = self._set_here[comm_id] = SetHere()
+        return found
 
     def watch(self, comm_id: str, trait: str, value: Value) -> Watch:
         """Counts the changes of a trait for as long as somebody holds the watch; `value` is what it was."""
@@ -121,6 +152,12 @@ class OpenWidgets:
         if not same(value, watch.value):
             watch.value = value
             watch.version += 1
+
+    def _set(self, comm_id: str, own: Mapping[str, Value]) -> None:
+        self.set_here(comm_id).add(own)
+        for watch in self._watches:
+            if watch.comm_id == comm_id and watch.trait in own:
+                watch.value, watch.set_at = own[watch.trait], watch.version
 
     def _moved(self) -> None:
         self.look()

@@ -6,14 +6,16 @@ answered yet (docs/wire.md, "Comms").
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from sync.client.blob_refs import decode_trait
-from sync.client.errors import WidgetClosed
+from sync.client.errors import RequestFailed, WidgetClosed
 from sync.client.events import EventStream
 from sync.client.open_widgets import NOTHING, OpenWidgets, Watch
 from sync.client.outputs import Output, decode_output
+from sync.core.jsonrpc import ErrorCode
 from sync.core.prepared import Value
 from sync.core.value_reading import blob_hashes
 from sync.core.widget_tree import find_roots, read_widget, read_widgets, reference, references_of
@@ -164,6 +166,8 @@ class Widget(WidgetHandle):
         self._notebook = notebook
         self._open = open_widgets
         self._first: Mapping[str, Value] = {**entry["state"], **open_widgets.own.of(comm_id)}
+        self._set_here = open_widgets.set_here(comm_id)
+        self._made_at = self._set_here.count
         self._watches: dict[str, Watch] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -244,12 +248,14 @@ class Widget(WidgetHandle):
         makes of it (a value out of range) comes later, as a change. May be called again before it has returned.
 
         Raises:
-            RequestFailed: `no_kernel` for a widget of a file, `not_found` for a closed one, `too_large`, ...
+            WidgetClosed: it is closed.
+            RequestFailed: `no_kernel` for a widget of a file, `too_large`, ...
             ConnectionLost: there is no connection, or it broke before the answer came.
         """
         if value is not NOTHING:
             traits = {"value": value, **traits}
-        await self._open.set(self.id, {name: _plain(value) for name, value in traits.items()})
+        with self._closed_if_not_found():
+            await self._open.set(self.id, {name: _plain(value) for name, value in traits.items()})
 
     async def click(self) -> None:
         """Clicks it, as a Button is; raises like `set`."""
@@ -257,7 +263,9 @@ class Widget(WidgetHandle):
 
     async def send(self, content: Any, buffers: Sequence[bytes] = ()) -> None:
         """Sends a custom message to its model in the kernel; raises like `set`."""
-        await self._notebook.request("comm_custom", {"comm_id": self.id, "content": content, "buffers": list(buffers)})
+        params = {"comm_id": self.id, "content": content, "buffers": list(buffers)}
+        with self._closed_if_not_found():
+            await self._notebook.request("comm_custom", params)
 
     def messages(self) -> EventStream:
         """The custom messages of its model from now on: events `comm_custom`, with `content` and `buffers` in `params`.
@@ -269,10 +277,12 @@ class Widget(WidgetHandle):
         return self._open.messages(self.id)
 
     async def changed(self, trait: str = "value") -> Any:
-        """Waits until a trait is another than it was, and returns what it is then, blobs loaded.
+        """Waits until others change a trait (the kernel, another peer), and returns what it is then, blobs loaded.
 
         A change counts since the last `changed` of this object for this trait returned; for the first call, since the object
-        was made. So a loop misses none; of several that came meanwhile it gets the last one. `set` of this client counts.
+        was made. So a loop misses none; of several that came meanwhile it gets the last one. What this client sets is no
+        change, and those before it do not count any more; what becomes of it is one: a correction, or a refusal, after
+        which the trait is again what it was.
 
         Raises:
             WidgetClosed: there will be no change.
@@ -280,9 +290,10 @@ class Widget(WidgetHandle):
         """
         watch = self._watches.get(trait)
         if watch is None:
-            watch = self._watches[trait] = self._open.watch(self.id, trait, self._first.get(trait, NOTHING))
+            first = self._set_here.since(self._made_at, trait, self._first.get(trait, NOTHING))
+            watch = self._watches[trait] = self._open.watch(self.id, trait, first)
         returned = watch.returned
-        await self._notebook.wait_for(lambda: watch.version > returned or not self.exists)
+        await self._notebook.wait_for(lambda: watch.version > max(returned, watch.set_at) or not self.exists)
         version = watch.version
         value = await self.load(trait)
         watch.returned = max(version, watch.returned)
@@ -308,6 +319,15 @@ class Widget(WidgetHandle):
     def _referred(self, trait: str) -> "list[Widget]":
         value = self._value(trait)
         return [] if value is NOTHING else self._widgets.find(references_of(value, self._widgets.at_hand(value)))
+
+    @contextmanager
+    def _closed_if_not_found(self) -> Iterator[None]:
+        try:
+            yield
+        except RequestFailed as failed:
+            if failed.code != ErrorCode.NOT_FOUND:
+                raise
+            raise self._closed() from failed
 
     def _closed(self) -> WidgetClosed:
         return WidgetClosed(f"the widget {self.id!r} ({self.model_name}) is closed")

@@ -1,6 +1,7 @@
 """The client's widgets against a daemon that answers when each test says."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -209,9 +210,6 @@ async def test_changes_are_waited_for_and_none_is_missed(daemon: ScriptedDaemon)
         for value in (4, 3):
             await change(daemon, nb, SetCommState("s", {"value": value}))
         assert await slider.changed() == 3  # there and back
-        with trio.move_on_after(0) as scope:
-            await slider.changed()
-        assert scope.cancelled_caught
 
         heard = []
 
@@ -224,6 +222,7 @@ async def test_changes_are_waited_for_and_none_is_missed(daemon: ScriptedDaemon)
                 for trait in ("value", "value", "max"):
                     nursery.start_soon(hear, trait)
                 await trio.testing.wait_all_tasks_blocked()
+                assert not heard
                 await change(daemon, nb, SetCommState("s", {"value": 5, "max": 20}))
             assert len(heard) == 3
             await change(daemon, nb, SetCommState("s", {"width": None}))
@@ -232,22 +231,64 @@ async def test_changes_are_waited_for_and_none_is_missed(daemon: ScriptedDaemon)
         assert await slider.changed() == 5
 
 
-async def test_what_is_set_here_is_a_change_once(daemon: ScriptedDaemon) -> None:
-    daemon.change(comm("s", value=[0]))
+async def test_what_is_set_here_is_no_change_but_what_becomes_of_it_is(daemon: ScriptedDaemon) -> None:
+    daemon.change(comm("s", value=[0]), comm("t", 2, value=0))
 
     def commit(params: dict[str, Any]) -> dict[str, Any]:
-        daemon.change(SetCommState("s", params["state"]))
+        daemon.change(SetCommState(params["comm_id"], params["state"]))
         return {}
 
+    async def is_quiet(*widgets: Widget) -> None:
+        await nb.confirm_sync()
+        async with trio.open_nursery() as nursery:
+            for widget in widgets:
+                nursery.start_soon(hear, widget)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not heard
+            nursery.cancel_scope.cancel()
+
+    async def hear(widget: Widget) -> None:
+        heard.append(await widget.changed())
+
+    heard: list[Any] = []
     daemon.replies["update_comm"] = commit
     async with opened(daemon) as nb:
-        slider = only(nb)
+        slider, same = (nb.get_widgets().by_id["s"] for _ in range(2))
         await slider.set([1, 2])
-        assert await slider.changed() == [1, 2]
-        await nb.confirm_sync()
-        with trio.move_on_after(0) as scope:
-            await slider.changed()
-        assert scope.cancelled_caught
+        # Nobody waited yet; then somebody did; and other objects of the same widget hear as little.
+        await is_quiet(slider, same, nb.get_widgets().by_id["s"])
+        await slider.set([3])
+        await is_quiet(slider, same)
+        # What others did before it is over.
+        await change(daemon, nb, SetCommState("s", {"value": [4]}))
+        await slider.set([5])
+        await is_quiet(slider, same)
+        # What the kernel makes of it is a change.
+        await change(daemon, nb, SetCommState("s", {"value": [10]}))
+        assert [await widget.changed() for widget in (slider, same)] == [[10], [10]]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear, slider)
+            await trio.testing.wait_all_tasks_blocked()
+            await change(daemon, nb, SetCommState("t", {"value": 1}))
+            await slider.set([6])
+            await nb.confirm_sync()
+            assert not heard
+            await change(daemon, nb, SetCommState("s", {"value": [7]}))
+        assert heard == [[7]]
+
+
+async def test_a_closed_widget_says_so_to_whoever_uses_it(daemon: ScriptedDaemon) -> None:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise RequestError.not_found("comm")
+
+    daemon.change(comm("s", value=0))
+    daemon.replies |= {"update_comm": refuse, "comm_custom": refuse}
+    async with opened(daemon) as nb:
+        slider = only(nb)
+        for use in (partial(slider.set, 1), slider.click, partial(slider.send, {})):
+            with pytest.raises(WidgetClosed, match="'s'"):
+                await use()
 
 
 async def test_who_waits_hears_that_the_widget_is_closed_or_the_connection_lost(daemon: ScriptedDaemon) -> None:
