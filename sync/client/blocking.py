@@ -191,7 +191,8 @@ class BlockingNotebook:
             value = predicate()
             if value:
                 return value
-            self._loop.run(change.wait, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._loop.run(change.wait, timeout, left=left)
 
 
 class BlockingCell:

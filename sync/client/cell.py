@@ -103,11 +103,15 @@ class Cell:
             self._notebook.write(lambda tx: edit.write(tx, SLICE), places={})
 
     def move(self, *, before: "Cell | str | None" = None, after: "Cell | str | None" = None) -> None:
-        """Puts it before or after another cell, or to the end.
+        """Puts it before or after another cell, or to the end. Before or after itself it stays where it is.
 
         Raises:
             NotebookError: the notebook is read-only, or one of the two cells is gone.
         """
+        if not self.exists:
+            raise self._gone()
+        if (before, after) in ((self, None), (self.id, None), (None, self), (None, self.id)):
+            return
         others = [placed for placed in self._notebook.order() if placed.cell_id != self.id]
         position, moved = self._notebook.place(others, before, after)
 
@@ -116,8 +120,6 @@ class Cell:
                 NotebookSchema.set_position(tx, other, fresh)
             return NotebookSchema.set_position(tx, self.id, position)
 
-        if not self.exists:
-            raise self._gone()
         self._notebook.write(write, places={**dict(moved), self.id: position})
 
     def delete(self) -> None:

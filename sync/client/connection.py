@@ -8,7 +8,8 @@ import logging
 import math
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import trio
@@ -110,6 +111,7 @@ class Connection:
         self._failure: NotebookError | None = None
         self._last_complaint = ""
         self._abandoned = False
+        self._life = trio.CancelScope()
         self._loops = trio.CancelScope()
         # The attempt to connect again that is under way: it ends with the time for it, or when nobody wants it any more.
         self._attempt = trio.CancelScope()
@@ -249,6 +251,20 @@ class Connection:
             self._attempt.cancel()
         await self._ended.wait()
 
+    @asynccontextmanager
+    async def outliving(self) -> AsyncIterator[None]:
+        """The connection lasts as long as the block, also while that is cancelled, and has ended when it is left.
+
+        Else both would end with the cancellation: an error of the block would come out in a group, beside a `Cancelled`.
+        """
+        self._life.shield = True
+        try:
+            yield
+        finally:
+            self._life.cancel()
+            with trio.CancelScope(shield=True):  # takes no longer than the cancellation of a socket
+                await self._ended.wait()
+
     # The task.
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -261,8 +277,9 @@ class Connection:
         """
         lost: NotebookError = ConnectionLost("the notebook is closed")
         try:
-            await self._serve(task_status)
-            lost = await self._reconnect()
+            with self._life:
+                await self._serve(task_status)
+                lost = await self._reconnect()
         except NotebookError as error:
             lost = error
             raise

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 import httpx
 import trio
 
-from sync.client.errors import ConnectionLost, ProtocolError, RequestFailed
+from sync.client.errors import ConnectionLost, NotebookError, ProtocolError, RequestFailed
 
 # Opening parses the file, which takes seconds for the biggest; a daemon that says nothing for so long is stuck.
 _TIMEOUT_SECONDS = 60
@@ -71,6 +71,7 @@ class DaemonHttp:
         Raises:
             RequestFailed: the daemon does not.
             ConnectionLost: it can't be reached.
+            ProtocolError: it is none.
         """
         body: dict[str, Any] = {"path": path, "create": create}
         if kernel_name is not None:
@@ -111,14 +112,15 @@ class DaemonHttp:
         Raises:
             ConnectionLost: the daemon can't be reached.
             RequestFailed: it refuses.
+            ProtocolError: it is none.
         """
         loaded: dict[str, bytes] = {}
-        errors: list[ConnectionLost | RequestFailed] = []
+        errors: list[NotebookError] = []
 
         async def load(blob: str) -> None:
             try:
                 loaded[blob] = await self.read_blob(blob)
-            except (ConnectionLost, RequestFailed) as error:
+            except NotebookError as error:
                 if not isinstance(error, RequestFailed) or error.code != _NOT_FOUND:
                     errors.append(error)
                     nursery.cancel_scope.cancel()
@@ -186,20 +188,23 @@ async def open_http(address: Address) -> AsyncIterator[DaemonHttp]:
         yield DaemonHttp(client)
 
 
-def refusal(status: int, body: bytes) -> RequestFailed:
-    """What the daemon says by an HTTP answer that is an error, to an upgrade as well."""
+def refusal(status: int, body: bytes) -> RequestFailed | ProtocolError:
+    """What the daemon says by an HTTP answer that is an error, to an upgrade as well; what else is there says it otherwise."""
     try:
         said = json.loads(body)
     except ValueError:
         said = None
     error = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(error, dict) and status not in _BETWEEN:
+        return ProtocolError(f"HTTP {status}, and not as a notebookd says it: there is something else at this URL")
     data = dict(error) if isinstance(error, dict) else {}
     reason = data.pop("reason", None) or _REASONS.get(status, f"http_{status}")
     return RequestFailed(status, str(reason), data, str(data.get("message", "")))
 
 
-# Where somebody between here and the daemon answers.
 _REASONS = {401: "unauthorized", 403: "forbidden"}
+# Where somebody between here and the daemon may answer in its place.
+_BETWEEN = frozenset((401, 403, 407, 408, 429, 500, 502, 503, 504))
 
 
 def _json(answer: httpx.Response) -> Any:

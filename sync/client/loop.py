@@ -51,8 +51,15 @@ class Loop:
         finally:
             self._settled.set()
 
-    def run(self, function: Callable[[], Awaitable[Returned]], timeout: float | None = None) -> Returned:
+    def run(
+        self, function: Callable[[], Awaitable[Returned]], timeout: float | None = None, *, left: float | None = None
+    ) -> Returned:
         """Awaits something in the loop.
+
+        Args:
+            function: what.
+            timeout: seconds that the caller waits.
+            left: how many of these are left; all, if it is not given.
 
         Raises:
             SyncTimeout: it took longer than `timeout` seconds.
@@ -62,10 +69,10 @@ class Loop:
 
         async def run() -> Returned:
             if timeout is not None:
-                scope.deadline = trio.current_time() + timeout
+                scope.deadline = trio.current_time() + (timeout if left is None else left)
             with scope:
                 return await function()
-            raise SyncTimeout(f"not within {timeout} s")
+            raise SyncTimeout(f"not within {timeout:g} s")
 
         try:
             return trio.from_thread.run(run, trio_token=self._token)

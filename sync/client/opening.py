@@ -84,9 +84,9 @@ async def open_notebook(
                 await _arrive(nb, connection, wait_loaded=wait_loaded)
             if opening.cancelled_caught:
                 raise SyncTimeout(f"the notebook did not arrive within {timeout:g} s")
-            yield nb
-            await connection.close()
-            nursery.cancel_scope.cancel()
+            async with connection.outliving():
+                yield nb
+                await connection.close()
     except BaseExceptionGroup as group:
         # The connection's task raises nothing once it has started, so one error is the block's own.
         if len(group.exceptions) != 1:

@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -343,6 +344,9 @@ async def test_programs_that_do_not_await_have_the_same(daemon: DaemonProcess) -
             with pytest.raises(SyncTimeout):
                 execution.result(timeout=0.1)
             nb.wait_for(lambda: execution.status == "running", timeout=30)
+            for wait in (partial(nb.wait_for, lambda: False), execution.result):
+                with pytest.raises(SyncTimeout, match=r"^not within 0\.3 s$"):
+                    wait(timeout=0.3)
             assert nb.interrupt() == execution.id
             assert execution.result(timeout=30).status == "interrupted"
             cell.edit("2")

@@ -75,6 +75,25 @@ async def test_errors_of_the_block_come_out_as_they_are(daemon: ScriptedDaemon) 
             _ = 1 / 0
 
 
+async def test_errors_of_a_block_that_is_cancelled_come_out_as_they_are(daemon: ScriptedDaemon) -> None:
+    with trio.CancelScope() as scope, pytest.raises(ZeroDivisionError):
+        async with opened(daemon):
+            scope.cancel()
+            _ = 1 / 0
+    with trio.CancelScope() as scope, pytest.raises(ZeroDivisionError):
+        async with opened(daemon):
+            try:
+                scope.cancel()
+                await trio.sleep_forever()
+            finally:
+                _ = 1 / 0
+    with trio.CancelScope() as scope:
+        async with opened(daemon):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
 async def test_what_was_edited_last_is_sent_before_the_block_is_left(daemon: ScriptedDaemon) -> None:
     async with opened(daemon) as nb:
         cell = nb.add_cell("1 + 1")
@@ -151,6 +170,22 @@ async def test_a_daemon_that_is_ending_says_so_while_a_notebook_is_opened(daemon
     with pytest.raises(RequestFailed, match="shutting_down"):
         async with opened(daemon):
             pass
+
+
+@pytest.mark.parametrize("status", [200, 301, 404, 405, 426, 501])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": "no"}'])
+@pytest.mark.parametrize("by", [{"path": "n.ipynb"}, {"notebook": automerge_url(document_id(b"?" * 16))}])
+async def test_what_is_no_daemon_but_speaks_http_is_told_as_that(status: int, body: bytes, by: dict[str, Any]) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        with pytest.raises(ProtocolError):
+            async with open_notebook(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", **by):
+                pass
+        nursery.cancel_scope.cancel()
 
 
 async def test_only_one_of_path_and_notebook_is_given() -> None:
@@ -400,6 +435,21 @@ async def test_the_order_of_cells_is_that_of_the_document_whoever_changes_it(dae
             for number in range(20):
                 nb.add_cell(str(number)).edit("more")
     assert len(reads) <= 1
+
+
+async def test_a_cell_that_is_moved_before_or_after_itself_stays_where_it_is(daemon: ScriptedDaemon) -> None:
+    async with opened(daemon) as nb:
+        cells = [nb.add_cell(str(number)) for number in range(3)]
+        heads = nb.notebook_replica.heads()
+        one = cells[1]
+        for places in ({"before": one}, {"after": one}, {"before": one.id}, {"after": one.id}):
+            one.move(**places)
+        assert (nb.cells, nb.notebook_replica.heads()) == (cells, heads)
+        with pytest.raises(ValueError, match="not both"):
+            one.move(before=one, after=cells[0])
+        one.delete()
+        with pytest.raises(NotebookError, match="deleted"):
+            one.move(before=one)
 
 
 # --- When the connection breaks
