@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,8 @@ from daemon.core.show import CellLines
 from sync.client.cell import Cell
 from sync.client.executions import Execution
 from sync.client.notebook import Notebook
+from sync.core.plain import read_found
+from sync.core.runtime_reading import find
 
 ENDED = ("done", "error", "interrupted", "cancelled")
 _MARKS = {"done": "ok", "error": "failed", "interrupted": "interrupted", "cancelled": "did not run"}
@@ -65,9 +68,24 @@ class Printer:
                     live.update(Text(self._prefix + open_line, style="dim"), refresh=True)
                 await _wait_for_news(notebook, execution, cell, seen)
         style = "green" if status == "done" else "red" if status == "error" else "yellow"
-        took = "" if status == "cancelled" else f" after {time.monotonic() - began:.1f} s"
+        seconds = _seconds(notebook, execution)
+        took = (
+            "" if status == "cancelled" else f" after {time.monotonic() - began if seconds is None else seconds:.1f} s"
+        )
         self.say(f"{self._prefix}{_MARKS[status]}{took}", style)
         return status
+
+
+def _seconds(notebook: Notebook, execution: Execution) -> float | None:
+    """What an execution took, by the daemon's clock; None where the document does not say, or its clock was set back."""
+    found = find(notebook.runtime_replica, "executions", execution.id)
+    entry: Any = None if found is None else read_found(notebook.runtime_replica, found)
+    try:
+        started, ended = (datetime.fromisoformat(entry[name]) for name in ("started_at", "ended_at"))
+        seconds = (ended - started).total_seconds()
+    except (KeyError, TypeError, ValueError):  # not there, and what is no time
+        return None
+    return seconds if seconds >= 0 else None
 
 
 def _state(notebook: Notebook, execution: Execution, cell: Cell) -> object:
