@@ -1,6 +1,7 @@
 """The Python client, a real daemon and real kernels."""
 
 import base64
+import signal
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
@@ -21,6 +22,7 @@ from sync.client import (
     open_notebook,
 )
 from sync.client.blocking_events import BlockingEvents
+from sync.core.identifiers import parse_automerge_url
 from tests.fakes.daemon_process import DaemonProcess, running_daemon
 from tests.fakes.tcp_proxy import Fault, wire_to
 
@@ -315,6 +317,33 @@ async def test_the_end_of_the_daemon_is_no_hang(tmp_path: Path) -> None:
             await execution.result()
         with pytest.raises(ConnectionLost):
             await nb.confirm_sync()
+
+
+async def test_opened_again_it_is_another_document_and_a_killed_daemon_takes_what_was_not_saved(tmp_path: Path) -> None:
+    """What README and docs/wire.md say that there is not yet: a durable store."""
+    urls = []
+    async with running_daemon(tmp_path) as daemon:
+        for number in range(2):
+            async with opened(daemon) as nb:
+                urls.append(nb.url)
+                nb.add_cell(str(number))
+                await nb.confirm_sync()
+                await daemon.delete(f"/api/notebooks/{parse_automerge_url(nb.url)}")
+                with pytest.raises(ConnectionLost):
+                    await nb.wait_for(lambda: False)
+        async with opened(daemon, reconnect_seconds=0) as nb:
+            urls.append(nb.url)
+            assert [cell.source for cell in nb.cells] == ["0", "1"]
+            nb.add_cell("2")
+            await nb.confirm_sync()
+            daemon.signal(signal.SIGKILL)
+            await daemon.process.wait()
+    async with running_daemon(tmp_path) as daemon, opened(daemon) as nb:
+        assert [cell.source for cell in nb.cells] == ["0", "1"]
+        assert len({*urls, nb.url}) == 4
+        with pytest.raises(RequestFailed, match="not_found"):
+            async with open_notebook(daemon.url, token=daemon.token, notebook=urls[-1]):
+                pass
 
 
 async def test_programs_that_do_not_await_have_the_same(daemon: DaemonProcess) -> None:
