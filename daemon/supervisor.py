@@ -15,6 +15,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,6 +51,7 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
     Raises:
         OSError: the port can't be had.
     """
+    ending = _hear_the_end()
     raise_limit()
     token = config.token or state.kept_token
     # Paths of ipc sockets must fit into 107 bytes, so the state directory may be too deep for them.
@@ -66,7 +68,6 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
         )
         blobs = BlobStore(state.blobs)
         hub = Hub(config, peer_id=PeerId(state.peer_id), blobs=blobs, runtime_dir=runtime_dir)
-        ending = _hear_the_end()
         async with trio.open_nursery() as rooms:
             await rooms.start(hub.run)
             async with trio.open_nursery() as connections:
@@ -117,7 +118,8 @@ def _hear_the_end() -> trio.Event:
     def hear(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)  # no kernel is started any more that would inherit it
-        token.run_sync_soon(end, number)
+        with suppress(trio.RunFinishedError):  # it could not serve, and is ending
+            token.run_sync_soon(end, number)
 
     for number in numbers:
         signal.signal(number, hear)
