@@ -47,7 +47,7 @@ class Failure(Exception):
 
 
 def main() -> NoReturn:
-    """Runs one command and exits as docs/wire.md says."""
+    """Runs one command and exits as docs/operations.md says."""
     guard_stdout()
     try:
         code = app(exit_on_error=False, print_error=True)
