@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -112,7 +112,8 @@ class DaemonApi(Protocol):
         """Saves, ends the kernel, closes the room.
 
         Raises:
-            ApiError: 404 not_found; 409 conflict, where not to `save` would lose what somebody wrote.
+            ApiError: 404 not_found; 403, 409, 500 or 503 where it can't be saved, and so stays open; 409 conflict
+                where not to `save` would lose what somebody wrote.
         """
         ...
 
@@ -140,7 +141,7 @@ class DaemonApi(Protocol):
 class _OpenNotebook(msgspec.Struct):
     path: str
     create: bool = False
-    kernel_name: str | None = None
+    kernel_name: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
 def build_app(api: DaemonApi) -> Starlette:

@@ -83,7 +83,7 @@ class Guard:
         decision = policy.check(method, target, headers)
         if isinstance(decision, Refusal):
             return refusal_response(decision)
-        if method == "GET" and scope["path"] == "/" and has_query_token(target):
+        if method in ("GET", "HEAD") and scope["path"] == "/" and has_query_token(target):
             return self._exchange(decision)
         return self._app
 

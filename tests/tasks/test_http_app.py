@@ -117,6 +117,8 @@ async def test_a_401_names_the_scheme(client: httpx.AsyncClient) -> None:
 
 async def test_a_token_in_the_address_becomes_a_cookie(client: httpx.AsyncClient) -> None:
     del client.headers["Authorization"]
+    assert (await client.head("/?token=look-only")).status_code == 303
+    client.cookies.clear()
     response = await client.get("/?token=look-only")
     assert response.status_code == 303
     assert response.headers["location"] == "/"
@@ -231,6 +233,7 @@ async def test_errors_of_the_daemon_are_passed_on(client: httpx.AsyncClient) -> 
         b'{"create": true}',
         b'{"path": "a.ipynb", "create": "yes"}',
         b'{"path": "a.ipynb", "kernel_name": []}',
+        b'{"path": "a.ipynb", "kernel_name": ""}',
         b'{"path": "a.ipynb", "x": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
         b'{"path": "a.ipynb"} trailing',
     ],
