@@ -52,6 +52,7 @@ async def run_notebook(
     async with open_http(Address(url, "", token)) as http:
         opened = {entry["notebook"] for entry in (await http.read_json("/api/notebooks"))["notebooks"]}
         async with open_notebook(url, token=token, path=path) as notebook:
+            _warn_of_file(path, notebook)
             try:
                 await notebook.launch()
             except RequestFailed as failed:
@@ -138,6 +139,7 @@ async def watch_notebook(url: str, token: str, path: str) -> int:
         found = await _find(http, path)
     async with open_notebook(url, token=token, notebook=found) as notebook:
         events = notebook.events()
+        _warn_of_file(path, notebook)
         printer.say(f"watching {Path(path).name}: kernel {notebook.kernel_status}; Ctrl-C ends", "dim")
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
@@ -246,6 +248,13 @@ def _run(command: Callable[[], Awaitable[int]]) -> int:
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
         raise error from error.__cause__  # noqa: ASYNC123  # the groups held nothing else
+
+
+def _warn_of_file(path: str, notebook: Notebook) -> None:
+    """Says what is wrong with the file: what runs is the notebook that the daemon has."""
+    status = notebook.file.get("status")
+    if status not in ("ready", "loading"):
+        complain(f"warning: {path}: {notebook.file.get('error') or status}")
 
 
 def _refused(subject: str, failed: RequestFailed) -> int:

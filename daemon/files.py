@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import trio
@@ -20,6 +21,8 @@ _TEMPORARY_PREFIX = ".notebookd-"
 _TEMPORARY_SUFFIX = ".tmp"
 # A write takes seconds at most; a temporary file of this age is what a crash left.
 _STALE_SECONDS = 3600.0
+# Of a file that is compared with what we know of it, so much is in memory at a time.
+_COMPARED_BYTES = 1024 * 1024
 
 
 class PathRefused(ValueError):
@@ -53,7 +56,7 @@ class FileUnwritable(OSError):
 
 
 class FileChanged(FileUnwritable):
-    """Somebody else wrote the file since the stamp that the caller had."""
+    """Something else stands there than the version that the caller had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,24 @@ class FileStamp:
 
 
 @dataclass(frozen=True, slots=True)
+class FileVersion:
+    """What a file held when we last read or wrote it. With another stamp it may hold the same: it was touched, or copied."""
+
+    stamp: FileStamp
+    digest: bytes
+
+    @classmethod
+    def of(cls, data: bytes, status: os.stat_result) -> "FileVersion":
+        """The version that has these bytes."""
+        return cls(FileStamp.of(status), sha256(data).digest())
+
+
+@dataclass(frozen=True, slots=True)
 class FileContent:
-    """A file's bytes and the stamp of the version that was read."""
+    """A file's bytes, as the version that was read."""
 
     data: bytes
-    stamp: FileStamp
+    version: FileVersion
 
 
 def resolve_inside(root: Path, path: str | Path) -> Path:
@@ -117,7 +133,7 @@ async def read_file(path: Path, max_bytes: int) -> FileContent:
     return await trio.to_thread.run_sync(_read, path, max_bytes, limiter=_limiter())
 
 
-async def write_atomic(path: Path, data: bytes, *, expect: FileStamp | None = None) -> FileStamp:
+async def write_atomic(path: Path, data: bytes, *, expect: FileVersion | None = None) -> FileVersion:
     """Replaces a file's content, or makes the file: whoever reads it sees the old content or the new one, nothing else.
 
     On return the content is on disk. The permissions of a file that was there are kept; a link stays a link, what it
@@ -126,22 +142,33 @@ async def write_atomic(path: Path, data: bytes, *, expect: FileStamp | None = No
     Args:
         path: The file; its folder exists.
         data: The whole content.
-        expect: The version that is to be replaced; with None any.
+        expect: What is to be replaced; with None anything. Where there is no file any more it is made anew.
 
     Raises:
-        FileChanged: The file is not that version, or is gone.
+        FileChanged: The file holds something else than that version, or is none.
         FileUnwritable: It is something else than a regular file, is read-only, or the disk refuses.
     """
     return await trio.to_thread.run_sync(_write, path, data, expect, limiter=_limiter())
 
 
-async def read_stamp(path: Path) -> FileStamp | None:
-    """The stamp of the file as it is now; None if there is none.
+async def write_new(path: Path, data: bytes) -> None:
+    """Makes a file that its owner alone may read; one that is there stays as it is.
 
     Raises:
-        FileUnreadable: The disk refuses.
+        FileExistsError: There is one.
+        FileUnwritable: The disk refuses.
     """
-    return await trio.to_thread.run_sync(_stamp, path, limiter=_limiter())
+    await trio.to_thread.run_sync(_write_new, path, data, limiter=_limiter())
+
+
+async def same_version(path: Path, known: FileVersion) -> FileVersion | None:
+    """The file as it is now, if it still holds what it held in the version `known`; None if it holds something else.
+
+    Raises:
+        FileNotFoundError: There is none.
+        FileUnreadable: It is something else (a folder, a pipe), or the disk refuses.
+    """
+    return await trio.to_thread.run_sync(_same_version, path, known, limiter=_limiter())
 
 
 async def remove_leftovers(folder: Path, now: float) -> int:
@@ -169,29 +196,35 @@ def _limiter() -> trio.CapacityLimiter:
         return limiter
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """A regular file to read, as a descriptor, and what `stat` says of it."""
+    # Without O_NONBLOCK opening a pipe waits until somebody writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(status, FileUnreadable, path)
+        yield descriptor, status
+    finally:
+        os.close(descriptor)
+
+
 def _read(path: Path, max_bytes: int) -> FileContent:
-    with _errors_as(FileUnreadable, path):
-        # Without O_NONBLOCK opening a pipe waits until somebody writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
-            _require_regular(status, FileUnreadable, path)
-            if status.st_size > max_bytes:
-                raise FileUnreadable(errno.EFBIG, f"larger than {max_bytes} bytes: {status.st_size}", str(path))
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(status.st_size + 1)
-            if len(data) != status.st_size:
-                raise FileUnreadable(errno.EBUSY, "it was changed while it was read", str(path))
-            return FileContent(data, FileStamp.of(status))
-        finally:
-            os.close(descriptor)
+    with _errors_as(FileUnreadable, path), _opened(path) as (descriptor, status):
+        if status.st_size > max_bytes:
+            raise FileUnreadable(errno.EFBIG, f"larger than {max_bytes} bytes: {status.st_size}", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(status.st_size + 1)
+        if len(data) != status.st_size:
+            raise FileUnreadable(errno.EBUSY, "it was changed while it was read", str(path))
+        return FileContent(data, FileVersion.of(data, status))
 
 
-def _write(path: Path, data: bytes, expect: FileStamp | None) -> FileStamp:
+def _write(path: Path, data: bytes, expect: FileVersion | None) -> FileVersion:
     with _errors_as(FileUnwritable, path):
         target = Path(os.path.realpath(path))
         temporary = target.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
-        mode = _checked_mode(target, expect)
+        mode, expect = _checked(target, expect)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with open(descriptor, "wb") as file:
@@ -201,40 +234,61 @@ def _write(path: Path, data: bytes, expect: FileStamp | None) -> FileStamp:
                 file.flush()
                 fsync(descriptor)
                 # As late as can be: no lock exists that other programs would take.
-                _checked_mode(target, expect)
+                _checked(target, expect)
                 os.rename(temporary, target)
-                stamp = FileStamp.of(os.fstat(descriptor))  # a rename can change it
+                version = FileVersion.of(data, os.fstat(descriptor))  # a rename can change the stamp
         except BaseException:
             with suppress(OSError):  # the first error counts
                 os.unlink(temporary)
             raise
         fsync_path(target.parent)
-        return stamp
+        return version
 
 
-def _checked_mode(target: Path, expect: FileStamp | None) -> int | None:
-    """The permissions to keep, None for a new file; raises if the file is not to be replaced."""
+def _write_new(path: Path, data: bytes) -> None:
+    with _errors_as(FileUnwritable, path):
+        # Takes the name, with nothing in it: only then what is written under another can be moved there.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            _write(path, data, None)
+        except BaseException:
+            with suppress(OSError):  # the first error counts
+                os.unlink(path)
+            raise
+
+
+def _checked(target: Path, expect: FileVersion | None) -> tuple[int | None, FileVersion | None]:
+    """The permissions to keep (None for a new file), and `expect` as it now is; raises if the file is not to be replaced."""
     try:
         status = os.lstat(target)
     except FileNotFoundError:
-        if expect is not None:
-            raise FileChanged(errno.ENOENT, "the file is gone", str(target)) from None
-        return None
-    _require_regular(status, FileUnwritable, target)
-    if expect is not None and FileStamp.of(status) != expect:
-        raise FileChanged(errno.ESTALE, "the file was changed by somebody else", str(target))
+        return None, expect
+    _require_regular(status, FileUnwritable if expect is None else FileChanged, target)
+    if expect is not None and FileStamp.of(status) != expect.stamp:
+        with suppress(FileNotFoundError):  # it went just now
+            expect = _same_version(target, expect)
+            if expect is None:
+                raise FileChanged(errno.ESTALE, "the file was changed by somebody else", str(target))
     # A rename asks for the folder's permissions alone, but a file that is read-only means it.
     if not os.access(target, os.W_OK):
         raise FileUnwritable(errno.EACCES, "the file is read-only", str(target))
-    return stat.S_IMODE(status.st_mode)
+    return stat.S_IMODE(status.st_mode), expect
 
 
-def _stamp(path: Path) -> FileStamp | None:
-    with _errors_as(FileUnreadable, path):
-        try:
-            return FileStamp.of(os.stat(path))
-        except FileNotFoundError:
+def _same_version(path: Path, known: FileVersion) -> FileVersion | None:
+    with _errors_as(FileUnreadable, path), _opened(path) as (descriptor, status):
+        if FileStamp.of(status) == known.stamp:
+            return known
+        if status.st_size != known.stamp.size:
             return None
+        digest, left = sha256(), status.st_size
+        with open(descriptor, "rb", closefd=False) as file:
+            while part := file.read(min(left + 1, _COMPARED_BYTES)):
+                digest.update(part)
+                left -= len(part)
+                if left < 0:  # it grows while it is read
+                    return None
+        return FileVersion(FileStamp.of(status), known.digest) if digest.digest() == known.digest else None
 
 
 def _remove_leftovers(folder: Path, now: float) -> int:
@@ -257,10 +311,14 @@ def _require_regular(status: os.stat_result, error: type[FileUnreadable] | type[
 
 @contextmanager
 def _errors_as(error_type: type[FileUnreadable] | type[FileUnwritable], path: Path) -> Iterator[None]:
-    """Gives a disk's errors our type; a missing file to read stays FileNotFoundError."""
+    """Gives a disk's errors our type; a missing file to read stays FileNotFoundError, one in the way FileExistsError."""
     try:
         yield
-    except (FileUnreadable, FileUnwritable):
+    except FileUnreadable as error:
+        if error_type is FileUnwritable:  # what is to be replaced can't be compared
+            raise FileUnwritable(error.errno, error.reason, str(path)) from error
+        raise
+    except (FileUnwritable, FileExistsError):
         raise
     except FileNotFoundError as error:
         if error_type is FileUnreadable:

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -19,9 +20,9 @@ from daemon.core.notebook_file import parse_notebook, render_notebook
 from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
 from daemon.dispatcher import Dispatcher
 from daemon.files import (
-    FileStamp,
     FileUnreadable,
     FileUnwritable,
+    FileVersion,
     OutsideRoot,
     PathRefused,
     read_file,
@@ -35,9 +36,11 @@ from daemon.loop_watch import LoopWatch
 from daemon.memory import give_back
 from daemon.metrics import Metrics
 from daemon.room import Room, kernel_environment, new_id, timestamp
-from daemon.saving import render_room
+from daemon.saving import NotSaved, look_at_file, render_room
 from daemon.status import describe
+from daemon.unsaved import keep_unsaved
 from kernel_bridge import list_kernelspecs
+from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore
 from sync.connection import Connection, OpenDocument
 from sync.core.document import Document
@@ -70,6 +73,14 @@ class Past:
         self.successions += room.writer.successions
         self.executions += room.runtime.ended
         self.kernel_messages += room.kernels.message_counts
+
+
+@dataclass(eq=False)
+class _Closing:
+    """A close that somebody asked for; it goes on when they leave."""
+
+    over: trio.Event = field(default_factory=trio.Event)
+    error: ApiError | None = None
 
 
 class Hub:
@@ -193,7 +204,8 @@ class Hub:
             elif room is None:
                 break
             elif not room.closing:
-                return self._info(room), False
+                if await self._stands_for_its_file(room):
+                    return self._info(room), False
             else:
                 # It comes back as its file then is.
                 await room.ended.wait()
@@ -204,8 +216,8 @@ class Hub:
         self._opening[resolved] = trio.Event()
         try:
             await _tidy(resolved.parent)
-            loaded, stamp, created = await self._read(resolved, create=create, kernel_name=kernel_name)
-            room = await self._open_room(resolved, loaded, stamp, kernel_name)
+            loaded, version, created = await self._read(resolved, create=create, kernel_name=kernel_name)
+            room = await self._open_room(resolved, loaded, version, kernel_name)
         finally:
             self._opening.pop(resolved).set()
         return self._info(room), created
@@ -215,14 +227,14 @@ class Hub:
         return [self._info(room) for room in self._rooms.values()]
 
     async def close_notebook(self, notebook_id: str, *, save: bool = True, peer_id: str | None = None) -> None:
-        """Saves, ends the kernel and closes the room.
+        """Saves, ends the kernel and closes the room. If it can't be saved, nothing is done.
 
         Args:
-            save: False drops the outputs that are not in the file. Where somebody else than the peer `peer_id` is
-                connected, or somebody wrote what is not in the file, nothing is done.
+            save: False drops what is not in the file. Where somebody else than the peer `peer_id` is connected, or
+                somebody wrote what is in no file, nothing is done.
 
         Raises:
-            ApiError: 404; 409 conflict, without `save`.
+            ApiError: 404; 403, 409, 500 and 503, where nothing is done.
         """
         room = self._find(notebook_id)
         if not save:
@@ -230,10 +242,13 @@ class Hub:
                 one for one in room.notebook.subscribers if not isinstance(one, Connection) or one.peer_id != peer_id
             ]
             if others or room.edited:
-                raise ApiError(409, "conflict", "somebody is connected to it, or wrote what is not in its file")
+                raise ApiError(409, "conflict", "somebody is connected to it, or wrote what is in no file")
         # Not in this task, which ends if whoever asked does not wait for the answer.
-        self._nursery.start_soon(self._close, room, save)
-        await room.ended.wait()
+        closing = _Closing()
+        self._nursery.start_soon(self._close_as_asked, room, save, closing)
+        await closing.over.wait()
+        if closing.error is not None:
+            raise closing.error
 
     async def notebook_file(self, notebook_id: str) -> bytes:
         """The notebook as an .ipynb, as it is now.
@@ -291,7 +306,7 @@ class Hub:
 
     async def _read(
         self, path: Path, *, create: bool, kernel_name: str | None
-    ) -> tuple[LoadedNotebook, FileStamp, bool]:
+    ) -> tuple[LoadedNotebook, FileVersion, bool]:
         try:
             content = await read_file(path, MAX_FILE_BYTES)
         except FileNotFoundError:
@@ -300,10 +315,10 @@ class Hub:
             metadata = {} if kernel_name is None else {"kernelspec": {"name": kernel_name, "display_name": kernel_name}}
             data = await trio.to_thread.run_sync(render_notebook, SavedNotebook(metadata=metadata))
             try:
-                stamp = await write_atomic(path, data)
+                version = await write_atomic(path, data)
             except OSError as error:
                 raise ApiError(400, "bad_request", f"the file can't be made: {error.strerror}") from error
-            return LoadedNotebook(metadata=metadata), stamp, True
+            return LoadedNotebook(metadata=metadata), version, True
         except FileUnreadable as error:
             raise ApiError(422, "invalid_notebook", str(error)) from error
         try:
@@ -312,20 +327,23 @@ class Hub:
             raise ApiError(422, "invalid_notebook", str(error)) from error
         if loaded.warnings:
             log.warning("notebook read with repairs", path=str(path), warnings=loaded.warnings)
-        return loaded, content.stamp, False
+        return loaded, content.version, False
 
-    async def _open_room(self, path: Path, loaded: LoadedNotebook, stamp: FileStamp, kernel_name: str | None) -> Room:
-        root = self._config.root
+    async def _open_room(
+        self, path: Path, loaded: LoadedNotebook, version: FileVersion, kernel_name: str | None
+    ) -> Room:
         room = Room(
             path=path,
-            shown_path=str(path.relative_to(root)) if path.is_relative_to(root) else str(path),
+            unsaved=self._config.state_dir / "unsaved",
             loaded=loaded,
-            stamp=stamp,
+            version=version,
             kernel_name=kernel_name,
             blobs=self.blobs,
             runtime_dir=self._runtime_dir,
             kernel_env=kernel_environment(lambda key: key.startswith("NOTEBOOKD_")),
-            resolve=partial(resolve_inside, root),
+            show=self._show,
+            resolve=partial(resolve_inside, self._config.root),
+            reserve=self._reserve,
             serve=self._serve,
             stop_serving=self._stop_serving,
         )
@@ -340,15 +358,71 @@ class Hub:
         bind_contextvars(room=room.id)
         try:
             await room.run(task_status)
-        except Exception:
+        except Exception as error:
             # The policy line: an error in one room closes it, and nothing else. What is cancelled is not caught here.
             log.exception("room failed", room=room.id, path=room.shown_path)
+            self._rooms.pop(room.notebook.id, None)  # whoever wants the notebook need not wait
+            await self._keep_of_failed(room, error)
         finally:
             self._rooms.pop(room.notebook.id, None)
             self.past.add(room)
             self.collector.room_closed()
             for _, document in room.documents:
                 self._stop_serving(document, RequestError.shutting_down())
+
+    async def _keep_of_failed(self, room: Room, error: Exception) -> None:
+        """What a room held that failed need not be sound, so it is not saved over the file."""
+        if not room.changed:
+            return
+        try:
+            await keep_unsaved(room, f"the room failed: {error!r}")
+        except Exception:
+            # The policy line, as in `_run_room`.
+            log.exception("what a room held that failed is lost", room=room.id, path=room.shown_path)
+
+    def _show(self, path: Path) -> str:
+        """A path as peers see it."""
+        root = self._config.root
+        return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+    @asynccontextmanager
+    async def _reserve(self, path: Path) -> AsyncIterator[None]:
+        """A file that is no room's is not opened meanwhile, nor written by another room.
+
+        Raises:
+            NotSaved: it is a room's.
+        """
+        while (opening := self._opening.get(path)) is not None:
+            await opening.wait()
+        if self._room_at(path) is not None:
+            raise NotSaved("conflict", f"{self._show(path)} is open as another notebook: close that first")
+        self._opening[path] = trio.Event()
+        try:
+            yield
+        finally:
+            self._opening.pop(path).set()
+
+    async def _stands_for_its_file(self, room: Room) -> bool:
+        """Whether an open room is what there is to open. One whose file holds something else by now is closed, if that takes
+        nothing from anybody; else `file` says that they differ.
+        """
+        if not room.loaded.is_set():
+            return True  # it was read just now
+        try:
+            await room.settled()
+            differs = await look_at_file(room)
+            if differs and room.unused:
+                log.info("file changed while nobody had it open; it is read again", room=room.id, path=room.shown_path)
+                self._nursery.start_soon(self._close, room, False)
+                await room.ended.wait()
+                return False
+            if differs:
+                room.tell_file("conflict", "the file was changed by somebody else since it was opened")
+            await room.writer.flush()  # whoever asked finds in the document what was found out
+        except (WriterEnded, RequestError):  # it failed, or was closed
+            await room.ended.wait()
+            return False
+        return True
 
     def _serve(self, runtime: Document) -> None:
         """Peers may ask for this runtime document."""
@@ -364,6 +438,20 @@ class Hub:
             if isinstance(subscriber, Connection):
                 subscriber.document_closed(document.id, error)
         document.release()
+
+    async def _close_as_asked(self, room: Room, save: bool, closing: _Closing) -> None:
+        try:
+            if save and not room.closing:
+                await _save_first(room)
+            await self._close(room, save)
+        except ApiError as error:
+            closing.error = error
+        except Exception:
+            # The policy line: a bug met here is no reason for the other rooms to end, nor for this one.
+            log.exception("closing failed", room=room.id, path=room.shown_path)
+            closing.error = ApiError(500, "internal", "internal error; the notebook stays open")
+        finally:
+            closing.over.set()
 
     async def _close(self, room: Room, save: bool) -> None:
         with trio.move_on_after(CLOSE_SECONDS) as scope:
@@ -393,6 +481,34 @@ class Hub:
             kernel_name=room.kernel_name() if kernel is None else kernel.spec.name,
             peers=len(room.notebook.subscribers),
         )
+
+
+# By reason; `conflict` is 409 as elsewhere, a folder that is gone is no notebook that is not found.
+_NOT_SAVED = {"conflict": (409, "conflict"), "internal": (500, "internal")}
+
+
+async def _save_first(room: Room) -> None:
+    """Saves what is not in the file, while the room is whole.
+
+    Raises:
+        ApiError: it could not be saved; the message says what to do.
+    """
+    with trio.move_on_after(CLOSE_SECONDS) as scope:
+        try:
+            await room.settled()
+            if room.changed:
+                await room.save()
+        except NotSaved as error:
+            status, reason = _NOT_SAVED.get(error.reason, (403, "forbidden"))
+            message = (
+                f"it is not saved, so it stays open: {error.message}. save_notebook with another path saves it there; "
+                "then DELETE with ?save=false closes it"
+            )
+            raise ApiError(status, reason, message) from error
+        except (WriterEnded, RequestError):
+            log.info("the room ended before it was closed", room=room.id)
+    if scope.cancelled_caught:
+        raise ApiError(503, "timeout", f"it could not be saved within {CLOSE_SECONDS} s, so it stays open")
 
 
 async def _tidy(folder: Path) -> None:

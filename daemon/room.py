@@ -10,8 +10,8 @@ An error in one of the room's tasks closes this room alone: its documents become
 import math
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ import trio
 from daemon.core.executions import Execution
 from daemon.core.notebook_model import LoadedNotebook
 from daemon.core.runtime import Runtime
-from daemon.files import FileStamp
+from daemon.files import FileVersion
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
 from daemon.next_input import NextInputs
 from daemon.rekeying import Rekeying
 from daemon.rolling_over import roll_over_when_due
-from daemon.saving import save_notebook
+from daemon.saving import NotSaved, save_notebook
+from daemon.unsaved import keep_unsaved
 from daemon.widget_reading import PastWidgets
 from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore, BlobStoreError
@@ -37,7 +38,7 @@ from sync.core.cell_order import read_order
 from sync.core.document import Document
 from sync.core.identifiers import Heads, document_id, heads_to_hex
 from sync.core.jsonrpc import RequestError
-from sync.core.mutations import SetFile
+from sync.core.mutations import FileStatus, SetFile
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.steps import Steps
@@ -72,9 +73,11 @@ class Room:
 
     Args:
         path: the notebook's file, resolved.
-        stamp: which state of the file was loaded.
-        shown_path: the path as peers see it, relative to the daemon's root where it is inside.
+        version: which state of the file was loaded.
+        unsaved: a folder for what can't be saved at the end, nor be kept beside the file; it need not exist.
+        show: a path as peers see it, relative to the daemon's root where it is inside.
         resolve: turns a path from a request into a file inside the daemon's root.
+        reserve: keeps a file of another name to this room while it is written; raises NotSaved where it is open.
         serve: called with a document that peers may ask for from now on.
         stop_serving: called with one that they may not any more.
     """
@@ -83,28 +86,36 @@ class Room:
         self,
         *,
         path: Path,
-        shown_path: str,
+        unsaved: Path,
         loaded: LoadedNotebook,
-        stamp: FileStamp,
+        version: FileVersion,
         kernel_name: str | None,
         blobs: BlobStore,
         runtime_dir: Path,
         kernel_env: Mapping[str, str],
+        show: Callable[[Path], str],
         resolve: Callable[[str], Path],
+        reserve: Callable[[Path], AbstractAsyncContextManager[None]],
         serve: Callable[[Document], None],
         stop_serving: Callable[[Document], None],
     ) -> None:
         self.path = path
-        self.shown_path = shown_path
+        self.unsaved = unsaved
+        self.shown_path = show(path)
         self.blobs = blobs
+        self.show = show
         self.resolve = resolve
+        self.reserve = reserve
         self.notebook = Document(document_id(uuid.uuid4().bytes))
         runtime_document = Document(document_id(uuid.uuid4().bytes))
         # Runtime documents whose place another has taken, and that are served on.
         self.replaced: list[Document] = []
         self.loaded = trio.Event()
         self.saved: tuple[Heads, int] | None = None
-        self.stamp = stamp
+        # Which state somebody had written to a file of another name.
+        self.copied: tuple[Heads, int] | None = None
+        self.version = version
+        self.file_status: FileStatus = "loading"
         self.past_widgets = PastWidgets(lambda: self.runtime_document)
         self.saving = trio.Lock()
         self.timestamp = timestamp
@@ -132,7 +143,7 @@ class Room:
             lambda tx: schema.create(
                 tx,
                 notebook_url=self.notebook.url,
-                path=shown_path,
+                path=self.shown_path,
                 kernel_name=self.kernel_name(),
             )
         )
@@ -239,17 +250,43 @@ class Room:
             await self._commit_last(save=save)
 
     async def _commit_last(self, *, save: bool) -> None:
+        done = False
         try:
-            await self.writer.changes_taken()
-            await self.writer.flush()
+            await self.settled()
             if save and self.changed:
-                await self.save()
+                await self._save_last()
                 await self.writer.flush()
-        except WriterEnded:
+            done = True
+        except (WriterEnded, RequestError):
             log.warning("the room failed before it could be closed", room=self.id)
-        except Exception as error:
+        except Exception:
             # The policy line: the room must end all the same, and with it the others; it may be all that is lost.
-            log.exception("not saved at the end", room=self.id, path=self.shown_path, reason=str(error))
+            log.exception("not saved at the end, nor kept: it is lost", room=self.id, path=self.shown_path)
+            done = True
+        finally:
+            if not done and save and self.changed and not self.closed:
+                log.error("not saved at the end: it took too long", room=self.id, path=self.shown_path)
+
+    async def settled(self) -> None:
+        """Returns once the file is loaded, and what peers sent before is published.
+
+        Raises:
+            RequestError, WriterEnded: the room ended.
+        """
+        with self.serving():
+            await self.loaded.wait()
+        await self.writer.changes_taken()
+        await self.writer.flush()
+
+    async def _save_last(self) -> None:
+        try:
+            await self.save()
+        except NotSaved as error:
+            await keep_unsaved(self, error.message)
+        except Exception as error:
+            # The policy line: as above.
+            log.exception("saving failed", room=self.id, path=self.shown_path)
+            await keep_unsaved(self, repr(error))
 
     @contextmanager
     def serving(self, *, accepted: bool = True) -> Iterator[None]:
@@ -284,15 +321,17 @@ class Room:
         await self.writer.flush()
         if self.writer.unstored:
             self.load_error = self.load_error or "outputs could not be stored"
+        # What peers did while it was loaded is in no file, and can't be told from it any more.
+        untouched = not self.writer.changes_of_peers and self.runtime.unused
         if self.load_error is None:
-            heads = tuple(h.hex() for h in self.notebook.heads())
-            status = SetFile(status="ready", saved_notebook_heads=heads, saved_at=timestamp(self.stamp.modified / 1e9))
+            heads = heads_to_hex(self.notebook.heads()) if untouched else []
+            self.tell_saved(heads, timestamp(self.version.stamp.modified / 1e9))
         else:
             log.error("notebook not loaded whole", room=self.id, path=self.shown_path, reason=self.load_error)
-            status = SetFile(status="read_only", error=f"not loaded whole, so it is not saved: {self.load_error}")
-        self.runtime.mutate([status], Urgency.URGENT)
+            self.tell_file("read_only", f"not loaded whole, so it is not saved: {self.load_error}")
         await self.writer.flush()
-        self.saved = self.state
+        # With a change of a peer in this last step, the heads are not those from before.
+        self.saved = self.state if untouched and not self.writer.changes_of_peers else None
         self.loaded.set()
 
     async def _watch_deadlines(self) -> None:
@@ -386,9 +425,11 @@ class Room:
         self.replaced.append(old)
         self._serve(self.runtime_document)
         self._compactor.watch(self.runtime_document)
-        if self.saved is not None and self.saved[0] == self.notebook.published_heads():
-            # That change is in no file, and makes none another.
-            heads = self.notebook.heads()
+        # That change is in no file, and makes none another.
+        before, heads = self.notebook.published_heads(), self.notebook.heads()
+        if self.copied is not None and self.copied[0] == before:
+            self.copied = (heads, self.copied[1])
+        if self.saved is not None and self.saved[0] == before:
             self.saved = (heads, self.saved[1] if self.changed else self.writer.file_changes)
             self.runtime.mutate([SetFile(saved_notebook_heads=tuple(heads_to_hex(heads)))])
 
@@ -407,20 +448,46 @@ class Room:
 
     @property
     def edited(self) -> bool:
-        """Whether people wrote what is not in the file."""
-        return not self.loaded.is_set() or self.saved is None or self.saved[0] != self.notebook.heads()
+        """Whether people wrote what is in no file."""
+        heads = self.notebook.heads()
+        return not self.loaded.is_set() or all(
+            state is None or state[0] != heads for state in (self.saved, self.copied)
+        )
+
+    @property
+    def unused(self) -> bool:
+        """Whether its end takes nothing from anybody: no peer, no kernel, nothing that waits, nothing that is not saved."""
+        return not (
+            self.changed
+            or not self.loaded.is_set()
+            or self._serving
+            or any(document.subscribers for _, document in self.documents)
+            or self.runtime.kernel_status not in ("not_started", "dead")
+            or self.runtime.queue.waiting
+        )
 
     @property
     def state(self) -> tuple[Heads, int]:
         """Which state of the notebook a file would have: the heads of what people wrote, and a count of output changes."""
         return self.notebook.published_heads(), self.writer.file_changes
 
-    def show(self, path: Path) -> str:
-        """A path as peers see it."""
-        return self.shown_path if path == self.path else str(path)
+    def tell_file(self, status: FileStatus, error: str | None = None) -> None:
+        """Says in the runtime document what the file is, and what is wrong with it."""
+        self.file_status = status
+        self.runtime.mutate([SetFile(status=status, error=error)], Urgency.URGENT)
+
+    def tell_saved(self, heads: Sequence[str], saved_at: str) -> None:
+        """Says which state the file has, and since when."""
+        self.file_status = "ready"
+        file = SetFile(status="ready", error=None, saved_notebook_heads=tuple(heads), saved_at=saved_at)
+        self.runtime.mutate([file], Urgency.URGENT)
 
     async def save(self, path: Path | None = None) -> dict[str, Any]:
-        """Writes the notebook's file; returns {path, saved_at, notebook_heads} for the answer."""
+        """Writes the notebook's file, or another; returns {path, saved_at, notebook_heads} for the answer.
+
+        Raises:
+            NotSaved: it could not be.
+        """
         return await save_notebook(self, path or self.path)
 
 

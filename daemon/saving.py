@@ -1,29 +1,50 @@
 """From the documents into a notebook file: one state of both, read in slices, written atomically."""
 
+import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import trio
 
 from daemon.core.notebook_file import render_notebook
-from daemon.core.notebook_model import SavedCell, SavedNotebook
+from daemon.core.notebook_model import InvalidNotebook, SavedCell, SavedNotebook
 from daemon.core.saved_widgets import render_widget_state
-from daemon.files import FileChanged, write_atomic
+from daemon.files import FileChanged, FileUnreadable, FileUnwritable, same_version, write_atomic
 from daemon.slices import in_slices
 from daemon.widget_reading import read_widgets
-from sync.blobs import BlobStoreError
+from sync.blobs import BlobMissing, BlobStoreError
 from sync.core.binding import Replica
 from sync.core.identifiers import Heads, heads_to_hex
-from sync.core.mutations import SetFile
+from sync.core.mutations import FileStatus
 from sync.core.notebook_schema import Cell, NotebookSchema
 from sync.core.runtime_reading import read_cell
-from sync.core.urgency import Urgency
 from sync.core.value_reading import blob_hashes, decode_attachments, decode_manifest
 
 if TYPE_CHECKING:
     from daemon.room import Room
+
+
+SaveRefusal: TypeAlias = Literal["conflict", "not_found", "forbidden", "internal"]
+
+# What the disk says, and what the file is by that. What passes (no space left) makes it nothing.
+_STATUS: Final[Mapping[int | None, FileStatus]] = {
+    errno.ENOENT: "missing",  # its folder, that is: a file would be made
+    errno.EACCES: "read_only",
+    errno.EPERM: "read_only",
+    errno.EROFS: "read_only",
+}
+_NO_FILE: Final = frozenset({errno.EISDIR, errno.EINVAL})
+
+
+class NotSaved(Exception):
+    """The notebook was not written, and what stands in the file still does: `reason` for programs, `message` for people."""
+
+    def __init__(self, reason: SaveRefusal, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +56,26 @@ class RenderedNotebook:
     state: tuple[Heads, int]
 
 
-async def render_room(room: "Room") -> RenderedNotebook:
-    """The notebook as it is published now, as a file."""
+async def render_room(room: "Room", *, outputs: bool = True) -> RenderedNotebook:
+    """The notebook as it is published now, as a file.
+
+    Args:
+        outputs: False leaves out all that could be missing: outputs, attachments and widgets.
+
+    Raises:
+        BlobStoreError: an output could not be read.
+        InvalidNotebook: it can't be written as a valid file.
+    """
     # The replicas as they are now: a runtime document that is replaced meanwhile has none any more.
     notebook, runtime = room.notebook.replica, room.runtime_document.replica
     notebook_heads, runtime_heads = room.notebook.published_heads(), room.runtime_document.published_heads()
     state = room.state
     metadata = NotebookSchema.read_metadata(notebook, notebook_heads)
     cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook, notebook_heads)))
+    if not outputs:
+        bare = [replace(cell, attachments=None) for cell in cells]
+        data = await trio.to_thread.run_sync(_render, metadata, bare, [{}] * len(bare), {}, {})
+        return RenderedNotebook(data, notebook_heads, state)
     entries = await in_slices(_entry(runtime, cell, runtime_heads) for cell in cells)
     comms, blobs = await read_widgets(runtime, runtime_heads, room.past_widgets, entries, room.blobs)
     values = ([cell.attachments or {}, entry] for cell, entry in zip(cells, entries, strict=True))
@@ -59,33 +92,74 @@ def _entry(runtime: Replica, cell: Cell, heads: Heads) -> dict[str, Any]:
 async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
     """Writes the file and says so in the runtime document.
 
+    Args:
+        path: the room's own file, or another one: whatever stands there is replaced, unless it is open here as well.
+
     Returns:
         {path, saved_at, notebook_heads}, for the answer to save_notebook.
 
     Raises:
-        FileChanged: somebody else wrote the file since we last read or wrote it.
-        OSError: the file could not be written; what stood there still does.
-        BlobStoreError: an output could not be read.
+        NotSaved: somebody else wrote the room's file, it can't be written, an output can't be read, ...
     """
     async with room.saving:
-        rendered = await render_room(room)
-        own = path == room.path
-        if own and room.load_error is not None:
-            raise BlobStoreError(f"the notebook was not loaded whole: {room.load_error}")
         try:
-            stamp = await write_atomic(path, rendered.data, expect=room.stamp if own else None)
-        except FileChanged as changed:
-            room.runtime.mutate([SetFile(status="conflict", error=changed.reason)])
-            raise
+            rendered = await render_room(room)
+            if path == room.path:
+                await _write_own(room, rendered)
+            else:
+                async with room.reserve(path):
+                    await write_atomic(path, rendered.data)
+                room.copied = rendered.state
+        except (OSError, BlobStoreError, InvalidNotebook) as error:
+            raise _not_saved(error) from error
         saved_at = room.timestamp()
         heads = heads_to_hex(rendered.notebook_heads)
-        if own:
-            room.stamp = stamp
-            room.saved = rendered.state
-            room.runtime.mutate(
-                [SetFile(status="ready", saved_notebook_heads=tuple(heads), saved_at=saved_at)], Urgency.URGENT
-            )
+        if path == room.path:
+            room.tell_saved(heads, saved_at)
         return {"path": room.show(path), "saved_at": saved_at, "notebook_heads": heads}
+
+
+async def _write_own(room: "Room", rendered: RenderedNotebook) -> None:
+    if room.load_error is not None:
+        raise FileUnwritable(errno.EPERM, f"the notebook was not loaded whole: {room.load_error}", str(room.path))
+    try:
+        room.version = await write_atomic(room.path, rendered.data, expect=room.version)
+    except FileUnwritable as error:
+        status = "conflict" if isinstance(error, FileChanged) else _STATUS.get(error.errno)
+        if status is not None:
+            room.tell_file(status, error.reason)
+        raise
+    room.saved = rendered.state
+
+
+def _not_saved(error: Exception) -> NotSaved:
+    if isinstance(error, FileChanged):
+        return NotSaved("conflict", f"the file changed on disk: {error.reason}")
+    if not isinstance(error, FileUnwritable):
+        return NotSaved("internal", f"the file could not be written: {error}")
+    if error.errno == errno.ENOENT:
+        return NotSaved("not_found", "there is no such folder")
+    reason: SaveRefusal = "forbidden" if error.errno in _STATUS.keys() | _NO_FILE else "internal"
+    return NotSaved(reason, f"the file can't be written: {error.reason}")
+
+
+async def look_at_file(room: "Room") -> bool:
+    """Whether the room's file holds something else than what was last read or written; if not, `file` says what it is."""
+    async with room.saving:
+        try:
+            version = await same_version(room.path, room.version)
+        except FileNotFoundError:
+            room.tell_file("missing", "the file is gone; saving makes it anew")
+            return False
+        except FileUnreadable as error:
+            room.tell_file("conflict", f"the file can't be read any more: {error.reason}")
+            return False
+        if version is None:
+            return True
+        room.version = version
+        if room.file_status in ("conflict", "missing"):
+            room.tell_file("ready")
+        return False
 
 
 def _render(
@@ -95,7 +169,12 @@ def _render(
     comms: Mapping[str, Mapping[str, Any]],
     blobs: Mapping[str, bytes],
 ) -> bytes:
-    load = blobs.__getitem__
+    def load(blob_hash: str) -> bytes:
+        try:
+            return blobs[blob_hash]
+        except KeyError:
+            raise BlobMissing(f"no blob {blob_hash}") from None
+
     saved = [
         SavedCell(
             cell_id=cell.cell_id,

@@ -107,6 +107,11 @@ class DocWriter:
         """Groups of peers' changes that wait to be applied."""
         return self._changes.submitted - self._changes.taken
 
+    @property
+    def changes_of_peers(self) -> int:
+        """Groups of peers' changes that were applied, or refused."""
+        return self._changes.taken
+
     def wake(self, urgency: Urgency) -> None:
         """Says that the source holds something."""
         if urgency > self._urgency:

@@ -114,6 +114,11 @@ class Runtime(KernelMessages):
             self._wake(Urgency.NORMAL)
 
     @property
+    def unused(self) -> bool:
+        """Whether nobody has executed anything yet."""
+        return not (self.ended or self.queue.waiting or self.queue.running or self.queue.in_flight)
+
+    @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
         deadlines = [at for at in (self.queue.deadline, self.widgets.deadline, self._queue_due) if at is not None]

@@ -1,13 +1,11 @@
 """Requests about what is kept: the notebook's file, and everything accepted before."""
 
-import errno
-
 import msgspec
 import trio
 
-from daemon.files import FileChanged, FileUnwritable, OutsideRoot, PathRefused
+from daemon.files import OutsideRoot, PathRefused
 from daemon.requests.methods import Call, Later, Methods, Result
-from sync.blobs import BlobStoreError
+from daemon.saving import NotSaved
 from sync.core.jsonrpc import ErrorCode, RequestError
 
 METHODS = Methods()
@@ -37,17 +35,23 @@ async def save_notebook(call: Call, params: SaveNotebook) -> Result | Later:
             # Accepted: a peer that leaves meanwhile has its file all the same.
             with trio.CancelScope(shield=True):
                 saved = await room.save(path)
-        except FileChanged as changed:
-            raise RequestError.conflict(f"the file changed on disk: {changed.reason}") from changed
-        except FileUnwritable as error:
-            if error.errno == errno.ENOENT:
-                raise RequestError.not_found("folder") from error
-            raise RequestError.forbidden(f"the file can't be written: {error.reason}") from error
-        except (OSError, BlobStoreError) as error:
-            raise RequestError(ErrorCode.INTERNAL, f"the file could not be written: {error}") from error
+        except NotSaved as error:
+            raise _refused(error) from error
         return Result(saved, cells=True)
 
     return Later(finish)
+
+
+def _refused(error: NotSaved) -> RequestError:
+    match error.reason:
+        case "conflict":
+            return RequestError.conflict(error.message)
+        case "not_found":
+            return RequestError.not_found("folder")
+        case "forbidden":
+            return RequestError.forbidden(error.message)
+        case "internal":
+            return RequestError(ErrorCode.INTERNAL, error.message)
 
 
 @METHODS.method(ordered=True, viewers=True)

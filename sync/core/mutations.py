@@ -13,6 +13,7 @@ from sync.core.outputs import Output
 
 KernelStatus: TypeAlias = Literal["not_started", "starting", "idle", "busy", "restarting", "dead"]
 ExecutionStatus: TypeAlias = Literal["queued", "running", "done", "error", "interrupted", "cancelled"]
+FileStatus: TypeAlias = Literal["loading", "ready", "missing", "invalid", "conflict", "read_only"]
 
 
 class Unset(Enum):
@@ -182,7 +183,7 @@ class SetFile:
     """Fields of `file`. `None` removes an optional one."""
 
     path: str | Unset = UNSET
-    status: Literal["loading", "ready", "missing", "invalid", "conflict", "read_only"] | Unset = UNSET
+    status: FileStatus | Unset = UNSET
     error: str | None | Unset = UNSET
     saved_notebook_heads: tuple[str, ...] | Unset = UNSET
     saved_at: str | Unset = UNSET

@@ -1,6 +1,7 @@
 """Blobs that no open notebook names go, when they are no longer young."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import trio
@@ -17,14 +18,16 @@ async def open_room(path: Path, blobs: BlobStore, nursery: trio.Nursery) -> Room
     content: FileContent = await read_file(path, 1_000_000)
     room = Room(
         path=path,
-        shown_path=path.name,
+        unsaved=path.parent / "unsaved",
         loaded=parse_notebook(content.data, new_id),
-        stamp=content.stamp,
+        version=content.version,
         kernel_name=None,
         blobs=blobs,
         runtime_dir=path.parent,
         kernel_env={},
+        show=str,
         resolve=Path,
+        reserve=lambda path: nullcontext(),
         serve=lambda document: None,
         stop_serving=lambda document: None,
     )

@@ -13,10 +13,11 @@ from daemon.files import (
     OutsideRoot,
     PathRefused,
     read_file,
-    read_stamp,
     remove_leftovers,
     resolve_inside,
+    same_version,
     write_atomic,
+    write_new,
 )
 
 MAX = 1_000_000
@@ -62,20 +63,57 @@ def test_what_is_no_path_is_refused(root: Path, path: str) -> None:
         resolve_inside(root, path)
 
 
-async def test_a_file_is_read_whole_with_its_stamp(root: Path) -> None:
+async def test_a_file_is_read_whole_with_its_version(root: Path) -> None:
     path = root / "a.ipynb"
     path.write_bytes(b"content")
     content = await read_file(path, MAX)
     assert content.data == b"content"
-    assert content.stamp == await read_stamp(path)
+    assert await same_version(path, content.version) == content.version
     path.write_bytes(b"changed")
-    assert content.stamp != await read_stamp(path)
+    assert await same_version(path, content.version) is None
+
+
+async def test_a_file_that_was_touched_or_written_alike_is_the_same_with_another_stamp(root: Path) -> None:
+    path = root / "a.ipynb"
+    path.write_bytes(b"content")
+    version = (await read_file(path, MAX)).version
+
+    def rewrite() -> None:
+        path.unlink()
+        path.write_bytes(b"content")
+
+    for touch in (lambda: os.utime(path, (1, 1)), lambda: path.chmod(0o600), rewrite):
+        touch()
+        found = await same_version(path, version)
+        assert found is not None
+        assert found.digest == version.digest
+        assert found.stamp != version.stamp
+        version = found
+    for other in (b"contend", b"content, and more", b""):
+        path.write_bytes(other)
+        os.utime(path, (1, 1))
+        assert await same_version(path, version) is None
 
 
 async def test_a_missing_file_is_said_to_be_missing(root: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await read_file(root / "a.ipynb", MAX)
-    assert await read_stamp(root / "a.ipynb") is None
+    version = await write_atomic(root / "a.ipynb", b"")
+    (root / "a.ipynb").unlink()
+    with pytest.raises(FileNotFoundError):
+        await same_version(root / "a.ipynb", version)
+
+
+async def test_what_was_there_before_is_not_overwritten_by_a_new_file(root: Path) -> None:
+    path = root / "a.ipynb"
+    await write_new(path, b"first")
+    assert path.stat().st_mode & 0o7777 == 0o600
+    with pytest.raises(FileExistsError):
+        await write_new(path, b"second")
+    assert path.read_bytes() == b"first"
+    with pytest.raises(FileUnwritable):
+        await write_new(root / "nowhere" / "a.ipynb", b"x")
+    assert sorted(os.listdir(root)) == ["a.ipynb", "sub"]
 
 
 async def test_what_is_no_regular_file_is_unreadable_and_nothing_hangs(root: Path) -> None:
@@ -102,10 +140,10 @@ async def test_a_write_replaces_the_content_and_keeps_the_permissions(root: Path
     path = root / "a.ipynb"
     path.write_bytes(b"old")
     path.chmod(0o640)
-    stamp = await write_atomic(path, b"new")
+    version = await write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o7777 == 0o640
-    assert stamp == await read_stamp(path)
+    assert await same_version(path, version) is version, "by its stamp"
     assert sorted(os.listdir(root)) == ["a.ipynb", "sub"]
 
 
@@ -126,16 +164,38 @@ async def test_a_link_stays_a_link(root: Path) -> None:
 
 async def test_a_file_that_somebody_else_changed_is_not_replaced(root: Path) -> None:
     path = root / "a.ipynb"
-    stamp = await write_atomic(path, b"ours")
-    path.write_bytes(b"theirs")
+    version = await write_atomic(path, b"ours")
+    path.write_bytes(b"them")
     with pytest.raises(FileChanged, match="somebody else"):
-        await write_atomic(path, b"ours again", expect=stamp)
-    assert path.read_bytes() == b"theirs"
-    stamp = await write_atomic(path, b"ours", expect=await read_stamp(path))
+        await write_atomic(path, b"ours again", expect=version)
+    assert path.read_bytes() == b"them"
     path.unlink()
-    with pytest.raises(FileChanged, match="gone"):
-        await write_atomic(path, b"ours again", expect=stamp)
-    assert os.listdir(root) == ["sub"]
+    path.mkdir()
+    with pytest.raises(FileChanged, match="folder"):
+        await write_atomic(path, b"ours again", expect=version)
+    assert sorted(os.listdir(root)) == ["a.ipynb", "sub"]
+
+
+async def test_one_that_was_touched_is_replaced_and_one_that_is_gone_made_anew(root: Path) -> None:
+    path = root / "a.ipynb"
+    version = await write_atomic(path, b"ours")
+    os.utime(path, (1, 1))
+    version = await write_atomic(path, b"ours again", expect=version)
+    assert path.read_bytes() == b"ours again"
+    path.unlink()
+    await write_atomic(path, b"and again", expect=version)
+    assert path.read_bytes() == b"and again"
+
+
+async def test_a_change_while_the_new_content_is_written_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = root / "a.ipynb"
+    version = await write_atomic(path, b"ours")
+    os.utime(path, (1, 1))
+    monkeypatch.setattr("daemon.files.fsync", lambda descriptor: path.write_bytes(b"them"))
+    with pytest.raises(FileChanged, match="somebody else"):
+        await write_atomic(path, b"ours again", expect=version)
+    assert path.read_bytes() == b"them"
+    assert sorted(os.listdir(root)) == ["a.ipynb", "sub"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "rename"])

@@ -293,7 +293,7 @@ async def test_a_file_whose_outputs_could_not_be_stored_is_never_saved_over(tmp_
         save = client.ask(room, "save_notebook")
         await client.answered(save)
 
-        assert client.answers == {save: "internal"}
+        assert client.answers == {save: "forbidden"}
         cell = read_cell(room.runtime_document.replica, "a")
         assert cell is not None
         assert "could not be stored" in cell["outputs"][0]["data"]["text/plain"]
