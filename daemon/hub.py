@@ -16,6 +16,7 @@ from structlog.contextvars import bind_contextvars
 
 from daemon.collecting import BlobCollector
 from daemon.config import Config
+from daemon.core.kernel_metadata import with_kernel
 from daemon.core.notebook_file import parse_notebook, render_notebook
 from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
 from daemon.dispatcher import Dispatcher
@@ -39,7 +40,7 @@ from daemon.room import Room, kernel_environment, new_id, timestamp
 from daemon.saving import NotSaved, look_at_file, render_room
 from daemon.status import describe
 from daemon.unsaved import keep_unsaved
-from kernel_bridge import list_kernelspecs
+from kernel_bridge import NoSuchKernel, find_kernelspec, list_kernelspecs
 from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore
 from sync.connection import Connection, OpenDocument
@@ -312,7 +313,7 @@ class Hub:
         except FileNotFoundError:
             if not create:
                 raise ApiError(404, "not_found", f"there is no file {path.name}; create: true makes it") from None
-            metadata = {} if kernel_name is None else {"kernelspec": {"name": kernel_name, "display_name": kernel_name}}
+            metadata = {} if kernel_name is None else await _kernel_metadata(kernel_name)
             data = await trio.to_thread.run_sync(render_notebook, SavedNotebook(metadata=metadata))
             try:
                 version = await write_atomic(path, data)
@@ -481,6 +482,15 @@ class Hub:
             kernel_name=room.kernel_name() if kernel is None else kernel.spec.name,
             peers=len(room.notebook.subscribers),
         )
+
+
+async def _kernel_metadata(name: str) -> dict[str, Any]:
+    """The metadata of a notebook that is made for this kernel."""
+    try:
+        spec = await trio.to_thread.run_sync(find_kernelspec, name)
+    except NoSuchKernel:
+        return {"kernelspec": {"name": name, "display_name": name}}
+    return with_kernel({}, name=spec.name, display_name=spec.display_name, language=spec.language)
 
 
 # By reason; `conflict` is 409 as elsewhere, a folder that is gone is no notebook that is not found.

@@ -28,7 +28,7 @@ from kernel_bridge import (
     find_kernelspec,
     run_kernel,
 )
-from kernel_bridge.core.messages import KernelMessage
+from kernel_bridge.core.messages import KernelInfoReply, KernelMessage
 
 # A cold start on a loaded machine took 15 s (measured); a kernel that is not there after this never will be.
 READY_SECONDS = 60
@@ -152,6 +152,8 @@ class KernelSupervisor:
     ) -> None:
         self.runtime = runtime
         self.kernel: Kernel | None = None
+        # The last one that was ready.
+        self.ran: tuple[KernelSpec, KernelInfoReply] | None = None
         self._lives: set[_Life] = set()
         self._counted = MessageCounts()
         self._cwd = cwd
@@ -354,8 +356,9 @@ class KernelSupervisor:
             self._counted += life.message_counts
             raise KernelUnavailable("the kernel ended right after its start")
         self.kernel, self._life = kernel, life
+        self.ran = spec, kernel.info
         log.info("kernel ready", kernel=name, pid=kernel.pid)
-        self.runtime.kernel_ready(kernel.info.language_info.name or spec.language, kernel.session)
+        self.runtime.kernel_ready(kernel.info.language or spec.language, kernel.session)
         self.carry_out()
 
     async def _live(self, spec: KernelSpec, life: _Life, task_status: trio.TaskStatus[Kernel]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import trio
 
+from daemon.core.kernel_metadata import with_kernel
 from daemon.core.notebook_file import render_notebook
 from daemon.core.notebook_model import InvalidNotebook, SavedCell, SavedNotebook
 from daemon.core.saved_widgets import render_widget_state
@@ -71,6 +72,15 @@ async def render_room(room: "Room", *, outputs: bool = True) -> RenderedNotebook
     notebook_heads, runtime_heads = room.notebook.published_heads(), room.runtime_document.published_heads()
     state = room.state
     metadata = NotebookSchema.read_metadata(notebook, notebook_heads)
+    if room.kernels.ran is not None:
+        spec, info = room.kernels.ran
+        metadata = with_kernel(
+            metadata,
+            name=spec.name,
+            display_name=spec.display_name,
+            language=spec.language,
+            language_info=info.language_info,
+        )
     cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook, notebook_heads)))
     if not outputs:
         bare = [replace(cell, attachments=None) for cell in cells]

@@ -51,7 +51,7 @@ async def launch_kernel(call: Call, params: LaunchKernel) -> Result | Later:
     async def finish() -> Result:
         await _carried_out(pending)
         kernel = call.kernel()
-        return Result({"name": kernel.spec.name, "language": kernel.info.language_info.name or kernel.spec.language})
+        return Result({"name": kernel.spec.name, "language": kernel.info.language or kernel.spec.language})
 
     return Later(finish)
 

@@ -133,26 +133,22 @@ class ExecuteReply(Content, frozen=True):
     user_expressions: dict[str, Any] | None = None
 
 
-class LanguageInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """kernel_info_reply.language_info."""
-
-    name: str = ""
-    version: str = ""
-    mimetype: str | None = None
-    file_extension: str | None = None
-    pygments_lexer: str | None = None
-
-
 class KernelInfoReply(Content, frozen=True):
-    """shell kernel_info_reply."""
+    """shell kernel_info_reply. `language_info` is whatever the kernel says there, for notebook files."""
 
     status: str = "ok"
     protocol_version: str = ""
     implementation: str = ""
     implementation_version: str = ""
-    language_info: LanguageInfo = LanguageInfo()
+    language_info: dict[str, Any] = {}
     banner: str = ""
     supported_features: list[str] = []
+
+    @property
+    def language(self) -> str:
+        """The language's name; "" if the kernel does not say."""
+        name = self.language_info.get("name")
+        return name if isinstance(name, str) else ""
 
 
 class Reply(Content, frozen=True):

@@ -85,6 +85,41 @@ async def test_what_is_not_saved_stays_so_when_the_daemon_ends(tmp_path: Path) -
     assert nbformat.read(shared, 4).cells[0].outputs[0].data["text/plain"] == "42"
 
 
+async def test_a_run_warns_where_its_file_was_changed_since_it_was_opened(tmp_path: Path) -> None:
+    state, copy = tmp_path / "state", tmp_path / "copy.ipynb"
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "a.ipynb", "print('version', 1)")
+        done = await notebookd("run", str(path), state_dir=state)
+        assert (done.returncode, done.stderr) == (0, b"")
+        write_notebook(path, "print('version', 2)")
+        theirs = path.read_bytes()
+        # The kernel lives, with all that it holds.
+        for options in (["--no-save"], ["--output", str(copy)]):
+            done = await notebookd("run", str(path), *options, state_dir=state)
+            assert done.returncode == 0
+            assert b"version 1" in done.stdout
+            assert done.stderr.startswith(b"notebookd: warning: ")
+            assert b"changed by somebody else" in done.stderr
+        done = await notebookd("run", str(path), state_dir=state)
+        assert done.returncode == 1, "it is not saved"
+        assert path.read_bytes() == theirs
+        # Without a kernel nothing is lost when it is read again.
+        mine = write_notebook(daemon.root / "b.ipynb", "print('version', 1)")
+        opened = await daemon.open("b.ipynb")
+        write_notebook(mine, "print('version', 2)")
+        done = await notebookd("run", str(mine), state_dir=state)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"version 2" in done.stdout
+        assert opened["id"] not in {entry["id"] for entry in (await daemon.get("/api/notebooks")).json()["notebooks"]}
+    # Its outputs were in no file.
+    [kept] = daemon.root.glob("a.unsaved-*.ipynb")
+    assert nbformat.read(kept, 4).cells[0].outputs[0].text == "version 1\n"
+    assert path.read_bytes() == theirs
+    [line] = [line for line in daemon.stderr.decode().splitlines() if "not saved at the end" in line]
+    assert kept.name in line
+    assert b"Traceback" not in daemon.stderr
+
+
 async def test_a_cell_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         path = write_notebook(daemon.root / "slow.ipynb", "import time; any(time.sleep(0.1) for _ in range(6_000))")

@@ -53,7 +53,7 @@ async def test_one_plus_one_comes_as_busy_input_result_reply_and_idle(python: Li
     assert iopub[2].content.data == {"text/plain": "2"}
     assert (reply_of(messages).status, reply_of(messages).execution_count) == ("ok", 1)
     assert all(message.parent.session == python.kernel.session for message in messages)
-    assert python.kernel.info.language_info.name == "python"
+    assert python.kernel.info.language == "python"
 
 
 async def test_the_bridges_own_requests_stay_out_of_sight(python: Life) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -327,6 +328,51 @@ async def test_the_notebook_is_saved(daemon: ServedDaemon, opened: Opened) -> No
             assert (refused.code, refused.reason) == (-32003, "forbidden")
         assert (await peer.refusal("save_notebook", path="notes.txt")).data["param"] == "path"
         assert (await peer.refusal("save_notebook", path="nosuch/n.ipynb")).data["kind"] == "folder"
+
+
+async def test_a_file_names_the_kernel_that_ran_and_its_language(daemon: ServedDaemon) -> None:
+    async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
+        assert (await daemon.file(opened))["metadata"] == {}
+        await peer.request("launch_kernel")
+        heads = peer.notebook_heads()
+        await peer.request("save_notebook")
+        saved = json.loads(await trio.Path(opened.path).read_text())
+        nbformat.validate(saved)
+        assert saved["metadata"]["kernelspec"]["name"] == "python3"
+        assert saved["metadata"]["kernelspec"]["language"] == "python"
+        info = saved["metadata"]["language_info"]
+        assert (info["name"], info["file_extension"], info["codemirror_mode"]["name"]) == ("python", ".py", "ipython")
+        assert info["version"] == platform.python_version()
+        assert peer.notebook_heads() == heads, "it stands in the file alone"
+        await peer.request("shutdown_kernel")
+        assert (await daemon.file(opened))["metadata"] == saved["metadata"], "it ran"
+        await peer.request("launch_kernel", kernel_name="bash")
+        metadata = (await daemon.file(opened))["metadata"]
+        assert (metadata["kernelspec"]["display_name"], metadata["language_info"]["name"]) == ("Bash", "bash")
+    async with daemon.opened(kernel_name="bash") as opened:
+        kernelspec = {"name": "bash", "display_name": "Bash", "language": "bash"}
+        assert json.loads(await trio.Path(opened.path).read_text())["metadata"] == {"kernelspec": kernelspec}
+
+
+async def test_a_notebook_that_can_not_be_saved_stays_open_with_its_kernel(daemon: ServedDaemon) -> None:
+    opened = await daemon.open()
+    async with daemon.client() as client, open_thin_peer(daemon, opened) as peer:
+        cell_id = peer.add_cell("kept = 41")
+        await peer.run(cell_id)
+        await trio.Path(opened.path).write_text("somebody else's")
+        refused = await client.delete(f"/api/notebooks/{opened.id}")
+        assert refused.status_code == 409
+        assert refused.json()["error"]["reason"] == "conflict"
+        assert "save_notebook" in refused.json()["error"]["message"]
+        [shown] = await peer.show("kept + 1")
+        assert shown["data"]["text/plain"] == "42"
+        other = f"{uuid4()}.ipynb"
+        assert (await peer.request("save_notebook", path=other))["path"] == other
+        mine = {"save": "false", "peer": peer.peer_id}
+        assert (await client.delete(f"/api/notebooks/{opened.id}", params=mine)).status_code == 204
+    assert await trio.Path(opened.path).read_text() == "somebody else's"
+    saved = json.loads(await trio.Path(opened.path.parent / other).read_text())
+    assert "kept = 41" in ["".join(cell["source"]) for cell in saved["cells"]]
 
 
 async def test_a_notebook_is_closed_unsaved_only_where_nothing_that_people_wrote_is_lost(daemon: ServedDaemon) -> None:
