@@ -254,7 +254,8 @@ def _warn_of_file(path: str, notebook: Notebook) -> None:
     """Says what is wrong with the file: what runs is the notebook that the daemon has."""
     status = notebook.file.get("status")
     if status not in ("ready", "loading"):
-        complain(f"warning: {path}: {notebook.file.get('error') or status}")
+        also = "; the daemon has it as it was, and reads it again once it is closed" if status == "conflict" else ""
+        complain(f"warning: {path}: {notebook.file.get('error') or status}{also}")
 
 
 def _refused(subject: str, failed: RequestFailed) -> int:

@@ -100,6 +100,12 @@ async def test_a_run_warns_where_its_file_was_changed_since_it_was_opened(tmp_pa
             assert b"version 1" in done.stdout
             assert done.stderr.startswith(b"notebookd: warning: ")
             assert b"changed by somebody else" in done.stderr
+        command = [sys.executable, "-m", "daemon", "watch", str(path), "--state-dir", str(state)]
+        watcher = await trio.lowlevel.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert watcher.stderr is not None
+        assert (await watcher.stderr.receive_some()).startswith(b"notebookd: warning: ")
+        watcher.terminate()
+        await watcher.wait()
         done = await notebookd("run", str(path), state_dir=state)
         assert done.returncode == 1, "it is not saved"
         assert path.read_bytes() == theirs
