@@ -293,7 +293,10 @@ async def test_an_output_that_is_gone_does_not_take_with_it_what_people_wrote(ro
         assert [source(copy) for copy in copies(root)] == [EDITED]
 
 
-async def test_what_is_written_while_the_file_is_loaded_is_saved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("executed", [False, True])
+async def test_what_peers_do_while_the_file_is_loaded_is_saved(
+    root: Path, monkeypatch: pytest.MonkeyPatch, executed: bool
+) -> None:
     load, loaded = trio.Event(), trio.Event()
 
     async def slowly(room: Room, notebook: LoadedNotebook) -> None:
@@ -309,13 +312,21 @@ async def test_what_is_written_while_the_file_is_loaded_is_saved(root: Path, mon
         assert room.id == info.id
         await loaded.wait()
         client = await daemon.connect(room)
-        await edit(client, room)
+        if executed:
+            await ask(client, room, "execute_cell", cell_id="a")
+        else:
+            await edit(client, room)
         nursery.start_soon(daemon.hub.close_notebook, room.id)
         await wait_all_tasks_blocked()
         assert not room.ended.is_set(), "it waits for the rest"
+        before = (root / "a.ipynb").stat().st_ino
         load.set()
+        await room.loaded.wait()
+        assert file_of(room)["status"] == "ready"
+        assert file_of(room)["saved_notebook_heads"] == [], "no heads are those of the file"
         await room.ended.wait()
-        assert source(root / "a.ipynb") == EDITED
+        assert source(root / "a.ipynb") == ("1" if executed else EDITED)
+        assert (root / "a.ipynb").stat().st_ino != before, "it was written"
 
 
 # Saving.
