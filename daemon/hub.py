@@ -1,6 +1,5 @@
 """All open notebooks of the daemon: where connections and the HTTP side find documents and rooms."""
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,33 +13,28 @@ import structlog
 import trio
 from structlog.contextvars import bind_contextvars
 
+from daemon.closing import CLOSE_SECONDS, save_first
 from daemon.collecting import BlobCollector
 from daemon.config import Config
-from daemon.core.kernel_metadata import with_kernel
-from daemon.core.notebook_file import parse_notebook, render_notebook
-from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
+from daemon.core.notebook_model import LoadedNotebook
 from daemon.dispatcher import Dispatcher
 from daemon.files import (
-    FileUnreadable,
-    FileUnwritable,
     FileVersion,
     OutsideRoot,
     PathRefused,
-    read_file,
-    remove_leftovers,
     resolve_inside,
-    write_atomic,
 )
 from daemon.http_app import ApiError, NotebookInfo
 from daemon.kernel_life import MessageCounts
 from daemon.loop_watch import LoopWatch
 from daemon.memory import give_back
 from daemon.metrics import Metrics
-from daemon.room import Room, kernel_environment, new_id, timestamp
+from daemon.opening import read_notebook
+from daemon.room import Room, kernel_environment, timestamp
 from daemon.saving import NotSaved, look_at_file, render_room
 from daemon.status import describe
 from daemon.unsaved import keep_unsaved
-from kernel_bridge import NoSuchKernel, find_kernelspec, list_kernelspecs
+from kernel_bridge import list_kernelspecs
 from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore
 from sync.connection import Connection, OpenDocument
@@ -51,11 +45,7 @@ from sync.core.limits import MAX_ROOMS
 
 log = structlog.get_logger(__name__)
 
-# A notebook file larger than this is outputs that nobody reads; parsing it would hold most of a machine's memory.
-MAX_FILE_BYTES = 512 * 1024 * 1024
-# How long a closing room may take to save and end its kernel; the stop ladder of a kernel takes up to 4 s.
-CLOSE_SECONDS = 15
-# Of these, for peers to take the last state; a peer that reads needs milliseconds.
+# Of CLOSE_SECONDS, for peers to take the last state; a peer that reads needs milliseconds.
 DRAIN_SECONDS = 1.0
 
 
@@ -216,8 +206,7 @@ class Hub:
             raise ApiError(429, "too_many_notebooks", f"{MAX_ROOMS} notebooks are open; close some")
         self._opening[resolved] = trio.Event()
         try:
-            await _tidy(resolved.parent)
-            loaded, version, created = await self._read(resolved, create=create, kernel_name=kernel_name)
+            loaded, version, created = await read_notebook(resolved, create=create, kernel_name=kernel_name)
             room = await self._open_room(resolved, loaded, version, kernel_name)
         finally:
             self._opening.pop(resolved).set()
@@ -304,31 +293,6 @@ class Hub:
         if room is None:
             raise ApiError(404, "not_found", f"no open notebook has the id {notebook_id!r}")
         return room
-
-    async def _read(
-        self, path: Path, *, create: bool, kernel_name: str | None
-    ) -> tuple[LoadedNotebook, FileVersion, bool]:
-        try:
-            content = await read_file(path, MAX_FILE_BYTES)
-        except FileNotFoundError:
-            if not create:
-                raise ApiError(404, "not_found", f"there is no file {path.name}; create: true makes it") from None
-            metadata = {} if kernel_name is None else await _kernel_metadata(kernel_name)
-            data = await trio.to_thread.run_sync(render_notebook, SavedNotebook(metadata=metadata))
-            try:
-                version = await write_atomic(path, data)
-            except OSError as error:
-                raise ApiError(400, "bad_request", f"the file can't be made: {error.strerror}") from error
-            return LoadedNotebook(metadata=metadata), version, True
-        except FileUnreadable as error:
-            raise ApiError(422, "invalid_notebook", str(error)) from error
-        try:
-            loaded = await trio.to_thread.run_sync(parse_notebook, content.data, new_id)
-        except InvalidNotebook as error:
-            raise ApiError(422, "invalid_notebook", str(error)) from error
-        if loaded.warnings:
-            log.warning("notebook read with repairs", path=str(path), warnings=loaded.warnings)
-        return loaded, content.version, False
 
     async def _open_room(
         self, path: Path, loaded: LoadedNotebook, version: FileVersion, kernel_name: str | None
@@ -443,7 +407,7 @@ class Hub:
     async def _close_as_asked(self, room: Room, save: bool, closing: _Closing) -> None:
         try:
             if save and not room.closing:
-                await _save_first(room)
+                await save_first(room)
             await self._close(room, save)
         except ApiError as error:
             closing.error = error
@@ -482,51 +446,3 @@ class Hub:
             kernel_name=room.kernel_name() if kernel is None else kernel.spec.name,
             peers=len(room.notebook.subscribers),
         )
-
-
-async def _kernel_metadata(name: str) -> dict[str, Any]:
-    """The metadata of a notebook that is made for this kernel."""
-    try:
-        spec = await trio.to_thread.run_sync(find_kernelspec, name)
-    except NoSuchKernel:
-        return {"kernelspec": {"name": name, "display_name": name}}
-    return with_kernel({}, name=spec.name, display_name=spec.display_name, language=spec.language)
-
-
-# By reason; `conflict` is 409 as elsewhere, a folder that is gone is no notebook that is not found.
-_NOT_SAVED = {"conflict": (409, "conflict"), "internal": (500, "internal")}
-
-
-async def _save_first(room: Room) -> None:
-    """Saves what is not in the file, while the room is whole.
-
-    Raises:
-        ApiError: it could not be saved; the message says what to do.
-    """
-    with trio.move_on_after(CLOSE_SECONDS) as scope:
-        try:
-            await room.settled()
-            if room.changed:
-                await room.save()
-        except NotSaved as error:
-            status, reason = _NOT_SAVED.get(error.reason, (403, "forbidden"))
-            message = (
-                f"it is not saved, so it stays open: {error.message}. save_notebook with another path saves it there; "
-                "then DELETE with ?save=false closes it"
-            )
-            raise ApiError(status, reason, message) from error
-        except (WriterEnded, RequestError):
-            log.info("the room ended before it was closed", room=room.id)
-    if scope.cancelled_caught:
-        raise ApiError(503, "timeout", f"it could not be saved within {CLOSE_SECONDS} s, so it stays open")
-
-
-async def _tidy(folder: Path) -> None:
-    """Removes what a crash left of a save; that it can't be removed keeps nobody from the notebooks there."""
-    try:
-        removed = await remove_leftovers(folder, time.time())
-    except FileUnwritable as error:  # or there is no such folder, as the opening will say
-        log.warning("leftovers of a crash stay", folder=str(folder), reason=str(error))
-        return
-    if removed:
-        log.info("leftovers of a crash removed", folder=str(folder), files=removed)

@@ -28,8 +28,8 @@ from daemon.loading import load_into
 from daemon.next_input import NextInputs
 from daemon.rekeying import Rekeying
 from daemon.rolling_over import roll_over_when_due
-from daemon.saving import NotSaved, save_notebook
-from daemon.unsaved import keep_unsaved
+from daemon.saving import save_notebook
+from daemon.unsaved import save_or_keep
 from daemon.widget_reading import PastWidgets
 from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore, BlobStoreError
@@ -254,7 +254,7 @@ class Room:
         try:
             await self.settled()
             if save and self.changed:
-                await self._save_last()
+                await save_or_keep(self)
                 await self.writer.flush()
             done = True
         except (WriterEnded, RequestError):
@@ -277,16 +277,6 @@ class Room:
             await self.loaded.wait()
         await self.writer.changes_taken()
         await self.writer.flush()
-
-    async def _save_last(self) -> None:
-        try:
-            await self.save()
-        except NotSaved as error:
-            await keep_unsaved(self, error.message)
-        except Exception as error:
-            # The policy line: as above.
-            log.exception("saving failed", room=self.id, path=self.shown_path)
-            await keep_unsaved(self, repr(error))
 
     @contextmanager
     def serving(self, *, accepted: bool = True) -> Iterator[None]:

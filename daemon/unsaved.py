@@ -12,7 +12,7 @@ import trio
 
 from daemon.core.notebook_model import InvalidNotebook
 from daemon.files import FileUnwritable, write_new
-from daemon.saving import render_room
+from daemon.saving import NotSaved, render_room
 from sync.blobs import BlobStoreError
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ log = structlog.get_logger(__name__)
 _MAX_TRIES = 100
 # File systems take names of 255 bytes; what is put behind takes 38.
 _MAX_STEM_BYTES = 200
+
+
+async def save_or_keep(room: "Room") -> None:
+    """Saves a room that ends whatever becomes of it."""
+    try:
+        await room.save()
+    except NotSaved as error:
+        await keep_unsaved(room, error.message)
+    except Exception as error:
+        # The policy line: a bug in saving must not cost what there is to save.
+        log.exception("saving failed", room=room.id, path=room.shown_path)
+        await keep_unsaved(room, repr(error))
 
 
 async def keep_unsaved(room: "Room", reason: str) -> None:

@@ -11,7 +11,7 @@ from daemon.core.output_list import OutputLimits
 from daemon.dispatcher import RESERVED_FOR_STOPS, STOPS
 from daemon.front import MAX_CONNECTIONS, MAX_PEERS_PER_TOKEN
 from daemon.http_app import MAX_BODY_BYTES, build_app
-from daemon.hub import MAX_FILE_BYTES
+from daemon.opening import MAX_FILE_BYTES
 from daemon.requests import METHODS
 from sync.connection import OPENING_SECONDS, REQUEST_BURST, REQUESTS_PER_SECOND, STALLED_SECONDS
 from sync.core import limits

@@ -1,5 +1,6 @@
 """What becomes of a notebook's file, and of what is in none, when it is saved, closed, or opened again."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, MutableMapping
@@ -101,8 +102,17 @@ HARMS = [(change_outside, 409, "conflict"), (put_a_folder_there, 409, "conflict"
 @pytest.fixture
 def nobody_is_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """For root nothing is read-only."""
-    if os.geteuid() == 0:
-        monkeypatch.setattr("daemon.files.os.access", lambda path, mode: bool(os.stat(path).st_mode & 0o200))
+    if os.geteuid() != 0:
+        return
+    really_open = os.open
+
+    def open_as_nobody(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and not os.stat(os.path.dirname(path)).st_mode & 0o200:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return really_open(path, flags, mode)
+
+    monkeypatch.setattr("daemon.files.os.open", open_as_nobody)
+    monkeypatch.setattr("daemon.files.os.access", lambda path, mode: bool(os.stat(path).st_mode & 0o200))
 
 
 # Closing.
@@ -137,6 +147,54 @@ async def test_a_notebook_that_can_not_be_saved_is_not_closed(
         assert source(root / "elsewhere.ipynb").startswith("1!")
         assert (path.read_bytes() if path.is_file() else None) == before
         assert copies(root) == []
+
+
+@pytest.mark.usefixtures("nobody_is_root")
+async def test_in_a_folder_that_can_not_be_written_nothing_is_lost_either(root: Path) -> None:
+    async with running(root) as daemon:
+        folder = root / "sub"
+        folder.mkdir()
+        room, client = await edited(daemon, "sub/a.ipynb")
+        folder.chmod(0o555)
+        try:
+            assert await ask(client, room, "save_notebook") == "forbidden"
+            await room.writer.flush()
+            assert file_of(room)["status"] == "read_only"
+            with pytest.raises(ApiError) as refused:
+                await daemon.hub.close_notebook(room.id)
+            assert (refused.value.status, refused.value.reason) == (403, "forbidden")
+            await daemon.hub.close_all(save=True)
+        finally:
+            folder.chmod(0o755)
+        assert [source(copy) for copy in copies(root / "state" / "unsaved")] == [EDITED]
+        assert os.listdir(folder) == ["a.ipynb"]
+
+
+async def test_a_save_that_takes_too_long_closes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.closing.CLOSE_SECONDS", 0.01)
+    async with running(root) as daemon:
+        room, _ = await edited(daemon)
+        async with room.saving:
+            with pytest.raises(ApiError, match="stays open") as refused:
+                await daemon.hub.close_notebook(room.id)
+        assert (refused.value.status, refused.value.reason) == (503, "timeout")
+        assert not room.closing
+
+
+async def test_a_bug_met_while_saving_closes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(root) as daemon:
+        room, _ = await edited(daemon)
+
+        async def fail() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(room, "save", fail)
+        with pytest.raises(ApiError, match="stays open") as refused:
+            await daemon.hub.close_notebook(room.id)
+        assert refused.value.status == 500
+        assert list(daemon.hub.rooms.values()) == [room]
+        await daemon.hub.close_all(save=True)
+        assert [source(copy) for copy in copies(root)] == [EDITED]
 
 
 async def test_what_is_written_elsewhere_counts_until_somebody_writes_on(root: Path) -> None:
