@@ -268,15 +268,16 @@ class Room:
                 log.error("not saved at the end: it took too long", room=self.id, path=self.shown_path)
 
     async def settled(self) -> None:
-        """Returns once the file is loaded, and what peers sent before is published.
+        """Returns once what peers sent before is published, and the file is loaded, unless they did nothing yet.
 
         Raises:
             RequestError, WriterEnded: the room ended.
         """
-        with self.serving():
-            await self.loaded.wait()
         await self.writer.changes_taken()
         await self.writer.flush()
+        if not self._untouched:
+            with self.serving():
+                await self.loaded.wait()
 
     @contextmanager
     def serving(self, *, accepted: bool = True) -> Iterator[None]:
@@ -312,7 +313,7 @@ class Room:
         if self.writer.unstored:
             self.load_error = self.load_error or "outputs could not be stored"
         # What peers did while it was loaded is in no file, and can't be told from it any more.
-        untouched = not self.writer.changes_of_peers and self.runtime.unused
+        untouched = self._untouched
         if self.load_error is None:
             heads = heads_to_hex(self.notebook.heads()) if untouched else []
             self.tell_saved(heads, timestamp(self.version.stamp.modified / 1e9))
@@ -321,8 +322,13 @@ class Room:
             self.tell_file("read_only", f"not loaded whole, so it is not saved: {self.load_error}")
         await self.writer.flush()
         # With a change of a peer in this last step, the heads are not those from before.
-        self.saved = self.state if untouched and not self.writer.changes_of_peers else None
+        self.saved = self.state if untouched and self._untouched else None
         self.loaded.set()
+
+    @property
+    def _untouched(self) -> bool:
+        """Whether no peer has written or executed anything yet."""
+        return not self.writer.changes_of_peers and self.runtime.unused
 
     async def _watch_deadlines(self) -> None:
         while True:

@@ -39,15 +39,6 @@ _STATUS: Final[Mapping[int | None, FileStatus]] = {
 _NO_FILE: Final = frozenset({errno.EISDIR, errno.EINVAL})
 
 
-class NotSaved(Exception):
-    """The notebook was not written, and what stands in the file still does: `reason` for programs, `message` for people."""
-
-    def __init__(self, reason: SaveRefusal, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
 @dataclass(frozen=True, slots=True)
 class RenderedNotebook:
     """The file's bytes, and which state (`Room.state`) of the notebook is in them."""
@@ -55,6 +46,19 @@ class RenderedNotebook:
     data: bytes
     notebook_heads: Heads
     state: tuple[Heads, int]
+
+
+class NotSaved(Exception):
+    """The notebook was not written, and what stands in the file still does: `reason` for programs, `message` for people.
+
+    `rendered` is what would have been written, if it came so far.
+    """
+
+    def __init__(self, reason: SaveRefusal, message: str, rendered: RenderedNotebook | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.rendered = rendered
 
 
 async def render_room(room: "Room", *, outputs: bool = True) -> RenderedNotebook:
@@ -112,6 +116,7 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
         NotSaved: somebody else wrote the room's file, it can't be written, an output can't be read, ...
     """
     async with room.saving:
+        rendered = None
         try:
             rendered = await render_room(room)
             if path == room.path:
@@ -121,7 +126,7 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
                     await write_atomic(path, rendered.data)
                 room.copied = rendered.state
         except (OSError, BlobStoreError, InvalidNotebook) as error:
-            raise _not_saved(error) from error
+            raise NotSaved(*_reason(error), rendered) from error
         saved_at = room.timestamp()
         heads = heads_to_hex(rendered.notebook_heads)
         if path == room.path:
@@ -142,15 +147,16 @@ async def _write_own(room: "Room", rendered: RenderedNotebook) -> None:
     room.saved = rendered.state
 
 
-def _not_saved(error: Exception) -> NotSaved:
+def _reason(error: Exception) -> tuple[SaveRefusal, str]:
+    """Why a notebook is not saved, for programs and for people."""
     if isinstance(error, FileChanged):
-        return NotSaved("conflict", f"the file changed on disk: {error.reason}")
+        return "conflict", f"the file changed on disk: {error.reason}"
     if not isinstance(error, FileUnwritable):
-        return NotSaved("internal", f"the file could not be written: {error}")
+        return "internal", f"the file could not be written: {error}"
     if error.errno == errno.ENOENT:
-        return NotSaved("not_found", "there is no such folder")
-    reason: SaveRefusal = "forbidden" if error.errno in _STATUS.keys() | _NO_FILE else "internal"
-    return NotSaved(reason, f"the file can't be written: {error.reason}")
+        return "not_found", "there is no such folder"
+    refused = error.errno in _STATUS.keys() | _NO_FILE
+    return "forbidden" if refused else "internal", f"the file can't be written: {error.reason}"
 
 
 async def look_at_file(room: "Room") -> bool:

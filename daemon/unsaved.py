@@ -12,7 +12,7 @@ import trio
 
 from daemon.core.notebook_model import InvalidNotebook
 from daemon.files import FileUnwritable, write_new
-from daemon.saving import NotSaved, render_room
+from daemon.saving import NotSaved, RenderedNotebook, render_room
 from sync.blobs import BlobStoreError
 
 if TYPE_CHECKING:
@@ -31,27 +31,28 @@ async def save_or_keep(room: "Room") -> None:
     try:
         await room.save()
     except NotSaved as error:
-        await keep_unsaved(room, error.message)
+        await keep_unsaved(room, error.message, error.rendered)
     except Exception as error:
         # The policy line: a bug in saving must not cost what there is to save.
         log.exception("saving failed", room=room.id, path=room.shown_path)
         await keep_unsaved(room, repr(error))
 
 
-async def keep_unsaved(room: "Room", reason: str) -> None:
+async def keep_unsaved(room: "Room", reason: str, rendered: RenderedNotebook | None = None) -> None:
     """Writes a copy of what the room holds into its file's folder, or else into `room.unsaved`, and logs which.
 
     Whatever the disk does, it raises nothing: where no copy can be written either, the log says so.
 
     Args:
         reason: why the file was not saved.
+        rendered: what was to be saved, if that is at hand: when the daemon ends there is no time to render it again.
     """
     told = {"room": room.id, "path": room.shown_path, "reason": reason}
     if room.copied == room.state:
         log.warning("not saved at the end, but the same is in another file, as somebody asked", **told)
         return
     try:
-        data = (await render_room(room)).data
+        data = (rendered or await render_room(room)).data
     except (BlobStoreError, InvalidNotebook) as error:
         told["left_out"] = f"outputs: {error}"
         data = (await render_room(room, outputs=False)).data

@@ -19,6 +19,7 @@ from daemon.http_app import ApiError
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
 from daemon.room import Room
+from daemon.saving import RenderedNotebook
 from sync.blobs import BlobStoreError
 from sync.core.identifiers import heads_to_hex
 from sync.core.notebook_schema import NotebookSchema
@@ -385,6 +386,36 @@ async def test_what_peers_do_while_the_file_is_loaded_is_saved(
         await room.ended.wait()
         assert source(root / "a.ipynb") == ("1" if executed else EDITED)
         assert (root / "a.ipynb").stat().st_ino != before, "it was written"
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+async def test_a_notebook_that_nobody_touched_need_not_be_loaded_to_be_closed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, at_the_end: bool
+) -> None:
+    async def never(room: Room, notebook: LoadedNotebook) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("daemon.room.load_into", never)
+    async with running(root) as daemon:
+        daemon.write("a.ipynb")
+        info, _ = await daemon.hub.open_notebook("a.ipynb", create=False, kernel_name=None)
+        with trio.fail_after(5):
+            await (daemon.hub.close_all(save=True) if at_the_end else daemon.hub.close_notebook(info.id))
+        assert daemon.hub.rooms == {}
+        assert source(root / "a.ipynb") == "1"
+
+
+async def test_what_is_kept_was_rendered_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(root) as daemon:
+        await edited(daemon)
+        change_outside(root / "a.ipynb")
+
+        async def render(room: Room, *, outputs: bool = True) -> RenderedNotebook:
+            raise AssertionError("there is no time for it")
+
+        monkeypatch.setattr("daemon.unsaved.render_room", render)
+        await daemon.hub.close_all(save=True)
+        assert [source(copy) for copy in copies(root)] == [EDITED]
 
 
 # Saving.
