@@ -16,7 +16,7 @@ from structlog.contextvars import bind_contextvars
 from daemon.closing import CLOSE_SECONDS, save_first
 from daemon.collecting import BlobCollector
 from daemon.config import Config
-from daemon.core.notebook_model import LoadedNotebook
+from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook
 from daemon.dispatcher import Dispatcher
 from daemon.files import (
     FileVersion,
@@ -36,7 +36,7 @@ from daemon.status import describe
 from daemon.unsaved import keep_unsaved
 from kernel_bridge import list_kernelspecs
 from sync.awaited_heads import WriterEnded
-from sync.blobs import BlobStore
+from sync.blobs import BlobStore, BlobStoreError
 from sync.connection import Connection, OpenDocument
 from sync.core.document import Document
 from sync.core.identifiers import DocumentId, PeerId
@@ -244,7 +244,7 @@ class Hub:
         """The notebook as an .ipynb, as it is now.
 
         Raises:
-            ApiError: 404, also if the notebook is closed meanwhile.
+            ApiError: 404, also if the notebook is closed meanwhile; 500 if an output can't be read.
         """
         room = self._find(notebook_id)
         try:
@@ -253,6 +253,8 @@ class Hub:
                 return (await render_room(room)).data
         except RequestError as closed:
             raise ApiError(404, "not_found", closed.message) from closed
+        except (BlobStoreError, InvalidNotebook) as error:
+            raise ApiError(500, "internal", f"the file can't be made: {error}") from error
 
     async def kernelspecs(self) -> dict[str, Any]:
         """The kernels that can be launched here, by name."""
@@ -378,7 +380,8 @@ class Hub:
             differs = await look_at_file(room)
             if differs and room.unused:
                 log.info("file changed while nobody had it open; it is read again", room=room.id, path=room.shown_path)
-                self._nursery.start_soon(self._close, room, False)
+                # It has nothing to save, unless a peer comes this very moment.
+                self._nursery.start_soon(self._close, room, True)
                 await room.ended.wait()
                 return False
             if differs:

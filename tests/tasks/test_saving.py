@@ -171,6 +171,27 @@ async def test_in_a_folder_that_can_not_be_written_nothing_is_lost_either(root: 
         assert os.listdir(folder) == ["a.ipynb"]
 
 
+async def test_a_full_disk_closes_nothing_and_makes_the_file_nothing_else(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(root) as daemon:
+        room, client = await edited(daemon)
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("daemon.files.fsync", full)
+        assert await ask(client, room, "save_notebook") == "internal"
+        with pytest.raises(ApiError, match="No space left") as refused:
+            await daemon.hub.close_notebook(room.id)
+        assert (refused.value.status, refused.value.reason) == (500, "internal")
+        assert file_of(room)["status"] == "ready"
+        assert source(root / "a.ipynb") == "1"
+        monkeypatch.undo()
+        await daemon.hub.close_notebook(room.id)
+        assert source(root / "a.ipynb") == EDITED
+
+
 async def test_a_save_that_takes_too_long_closes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.closing.CLOSE_SECONDS", 0.01)
     async with running(root) as daemon:
@@ -348,6 +369,8 @@ async def test_an_output_that_is_gone_does_not_take_with_it_what_people_wrote(ro
             for blob in folder.iterdir() if folder.is_dir() else []:
                 blob.unlink()
         assert await ask(client, room, "save_notebook") == "internal"
+        with pytest.raises(ApiError, match="no blob"):
+            await daemon.hub.notebook_file(room.id)
         await daemon.hub.close_all(save=True)
         assert [source(copy) for copy in copies(root)] == [EDITED]
 
