@@ -32,13 +32,14 @@ class SendComm:
 class Held:
     """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that.
 
-    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`. `doubted`: the kernel
-    said another value meanwhile; if it sends no echo, nobody knows which it had last.
+    `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`. `echoed`: it said so.
+    `doubted`: the kernel said another value meanwhile; if it sends no echo, nobody knows which it had last.
     """
 
     until: float
     msg_id: str = ""
     answered: bool = False
+    echoed: bool = False
     correction: Any = None
     corrected: bool = False
     doubted: bool = False
@@ -46,11 +47,16 @@ class Held:
 
 @dataclass(slots=True)
 class Sent:
-    """A message of ours that the kernel has not dealt with. `echoed`: but it began to. `failed`: it raised."""
+    """A message of ours that the kernel has not dealt with. `echoed`: but it began to.
+
+    `unsure`: who knows what it makes of it: it raised, or it is an opening, which names some traits of a whole state.
+    `is_question`: it asks for the state.
+    """
 
     comm_id: str
     echoed: bool = False
-    failed: bool = False
+    unsure: bool = False
+    is_question: bool = False
 
 
 class Place(NamedTuple):
@@ -65,6 +71,7 @@ class Comm:
     """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it.
 
     `references`: the comms that its traits name, by trait. `was_used`: an output showed it, or a widget referred to it.
+    `unsure`: nobody knows what the kernel has of it, which is to be asked.
     """
 
     comm_id: str
@@ -79,6 +86,7 @@ class Comm:
     waiting: State = field(default_factory=dict)
     references: dict[str, tuple[str, ...]] = field(default_factory=dict)
     was_used: bool = False
+    unsure: bool = False
 
     @property
     def in_hand(self) -> bool:

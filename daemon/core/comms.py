@@ -3,7 +3,9 @@
 State has one writer. A peer's value is committed at once and forwarded; while the forwarded message is open, the kernel's
 own values of these traits are not: they are older than what the peer just set (naive echo makes a slider jump back;
 measured, 17 to 37 times in one drag). It closes at its echo_update or its idle. What the kernel says after the echo, or, where
-it sends no echoes, while it works on that very message, is its correction, and is shown as soon as the peer pauses.
+it sends no echoes, while it works on that very message, is its correction, and is shown as soon as the peer pauses. Where it
+says neither, nobody knows what it made of the value: when the peer pauses it is asked for its state, once, whatever came
+together till then.
 
 Per comm one message is forwarded and one is waiting at most, so that a busy kernel's shell queue stays short. What waits
 goes before an execution or a click that was asked for after it: the code must find what its peer had set.
@@ -89,6 +91,7 @@ class CommRegistry:
             held = None if comm is None else comm.held.get(name)
             if comm is not None and held is not None and held.answered:
                 self._let_go(comm, [name])
+                self._ask(comm)
 
     def next_order(self) -> int:
         """The number of the comm that is opened next."""
@@ -161,15 +164,17 @@ class CommRegistry:
             for held in comm.held.values():
                 if held.msg_id == parent_msg_id:
                     held.corrected = held.doubted = False
+                    held.echoed = True
             self._let_go(comm, comm.carried_by(parent_msg_id))
             self._answered(comm, parent_msg_id)
+            self._ask(comm)
         return [*answered, parent_msg_id]
 
     def failed(self, msg_id: str) -> None:
         """The kernel raised while it worked on a message: who knows what it took of it."""
         sent = self._open.get(msg_id)
-        if sent is not None:
-            sent.failed = True
+        if sent is not None and not sent.is_question:  # asked again, it would raise again
+            sent.unsure = True
 
     def idle(self, msg_id: str) -> list[str]:
         """The kernel is done with a message; returns those of ours that are over with it, oldest first."""
@@ -187,7 +192,6 @@ class CommRegistry:
             if sent is None:
                 continue
             lost.append(msg_id)
-            sent.failed = not sent.echoed and sent.comm_id in self.comms and self.comms[sent.comm_id].sent == msg_id
             self._end(msg_id, lost=True)
         return lost
 
@@ -228,6 +232,7 @@ class CommRegistry:
         for comm in self.comms.values():
             comm.held = {name: Held(comm.held[name].until) for name in comm.waiting}
             comm.sent = None
+            comm.unsure = False
         for comm_id, target_name in targets.items():
             if target_name != WIDGET_TARGET or comm_id in self._closed or comm_id in self._absent:
                 continue
@@ -276,10 +281,11 @@ class CommRegistry:
         for comm_id in list(self._waiting):
             self._forward(self.comms[comm_id])
 
-    def send(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
-        """A message of a peer, as it is."""
-        content = {"comm_id": comm_id, "data": dict(data)}
-        self._sends.append(SendComm(self._new_msg_id(), "comm_msg", content, tuple(buffers)))
+    def send(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> str:
+        """A message of a peer, as it is; returns its id."""
+        msg_id, content = self._new_msg_id(), {"comm_id": comm_id, "data": dict(data)}
+        self._sends.append(SendComm(msg_id, "comm_msg", content, tuple(buffers)))
+        return msg_id
 
     def send_update(self, comm_id: str, state: State) -> str:
         """An update that `open_messages` names until the kernel has dealt with it; returns its id."""
@@ -300,7 +306,10 @@ class CommRegistry:
             content = {"comm_id": comm_id, "target_name": target_name, "data": dict(data)}
             version = PROTOCOLS.get(target_name)
             metadata = None if version is None else {"version": version}
-            self._sends.append(SendComm(self._new_msg_id(), "comm_open", content, tuple(buffers), metadata))
+            msg_id = self._new_msg_id()
+            if comm.is_widget:  # its model has defaults for what the peer did not name, and widgets of its own
+                self._open[msg_id] = Sent(comm_id, unsure=True)
+            self._sends.append(SendComm(msg_id, "comm_open", content, tuple(buffers), metadata))
         return comm
 
     def close_by_peer(self, comm_id: str, data: Mapping[str, Any]) -> bool:
@@ -356,16 +365,17 @@ class CommRegistry:
         if comm is None:
             return
         carried = comm.carried_by(msg_id)
-        doubted = any(comm.held[name].doubted for name in carried)
+        if sent.unsure or any(comm.held[name].doubted for name in carried):
+            # What the peers see may be what the kernel refused, or older than what was dropped.
+            comm.unsure = True
         if lost:
             for name in carried:
                 del comm.held[name]
+            comm.unsure = comm.unsure or bool(carried)
         else:
             self._let_go(comm, carried)
-        if (sent.failed or doubted) and comm.is_widget:
-            # What the peers see may be what the kernel refused, or older than what was dropped.
-            self._request_state(comm.comm_id)
         self._answered(comm, msg_id)
+        self._ask(comm)
 
     def _let_go(self, comm: Comm, names: Iterable[str]) -> None:
         """The kernel has these traits: what it made of them is shown, when the peer pauses."""
@@ -380,6 +390,8 @@ class CommRegistry:
                 del comm.held[name]
                 if held.corrected:
                     corrected[name] = held.correction
+                elif not held.echoed:
+                    comm.unsure = True
         self._show(comm, corrected)
 
     def _answered(self, comm: Comm, msg_id: str) -> None:
@@ -388,8 +400,17 @@ class CommRegistry:
             if comm.waiting:
                 self._forward(comm)
 
-    def _request_state(self, comm_id: str) -> None:
-        self.send(comm_id, {"method": "request_state"}, ())
+    def _ask(self, comm: Comm) -> None:
+        """Asks for the state of a widget of which nobody is sure, when no peer has it in hand.
+
+        There is one such question of a widget at most: what is sent behind it is answered behind it.
+        """
+        if comm.unsure and comm.is_widget and not comm.in_hand:
+            comm.unsure = False
+            self._open[self._request_state(comm.comm_id)] = Sent(comm.comm_id, is_question=True)
+
+    def _request_state(self, comm_id: str) -> str:
+        return self.send(comm_id, {"method": "request_state"}, ())
 
     def _show(self, comm: Comm, state: State) -> None:
         shown = self._shown(comm, state)

@@ -25,6 +25,12 @@ def values(sent: list[SendComm]) -> list[dict[str, Any]]:
     return [message.content["data"].get("state", message.content["data"]) for message in sent]
 
 
+def questions(notebook: Notebook) -> list[str]:
+    """The widgets whose state the kernel is asked for, and has not been told yet."""
+    sent = [message.content for message in notebook.kernel.inbox if isinstance(message, SendComm)]
+    return [content["comm_id"] for content in sent if content.get("data") == {"method": "request_state"}]
+
+
 # The echo rule.
 
 
@@ -180,10 +186,94 @@ def test_without_an_echo_nobody_knows_what_came_last_so_the_kernel_is_asked() ->
     kernel.parent = k.Header(msg_id="earlier", msg_type="execute_request", session=SESSION)
     kernel.set("s", value=7)
     kernel.said.append(idle)
-    [asked] = notebook.hear()
+    notebook.hear()
+    notebook.pause()
 
-    assert asked.content["data"] == {"method": "request_state"}
+    assert questions(notebook) == ["s"]
     assert notebook.settle().state("s")["value"] == 7
+
+
+def test_a_value_that_the_kernel_refuses_without_a_word_does_not_stay() -> None:
+    notebook = Notebook(echo=False)  # as anywidget's descriptor
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=7, other="new")
+    notebook.settle()
+    notebook.set_by_peer("s", value="bad")
+    assert notebook.commit().state("s")["value"] == "bad"
+
+    assert notebook.settle().state("s")["value"] == 7
+    assert notebook.document.state("s")["other"] == "new"
+    assert notebook.runtime.widgets.comms.open_messages() == []
+
+
+def test_a_kernel_that_says_what_it_made_of_a_value_is_not_asked(slider: Notebook) -> None:
+    slider.set_by_peer("s", value=1000)
+
+    assert slider.settle().state("s")["value"] == 100
+    assert slider.kernel.questions == 0
+
+
+@pytest.mark.parametrize("echo", [True, False], ids=["echo", "no echo"])
+def test_a_drag_costs_one_question_at_most_and_that_when_it_rests(echo: bool) -> None:
+    notebook = Notebook(echo=echo)
+    notebook.widget("s")
+    for value in [*range(200), "bad"]:
+        notebook.set_by_peer("s", value=value % 90 if isinstance(value, int) else value)
+        notebook.kernel.read()
+        notebook.hear()
+        notebook.now += QUIET_SECONDS / 6  # 60 Hz
+        notebook.runtime.expire()
+        notebook.collect()
+        assert questions(notebook) == []
+
+    assert notebook.settle().state("s")["value"] == ("bad" if echo else 199 % 90)  # who echoes shows an error as well
+    assert notebook.kernel.questions == (0 if echo else 1)
+
+
+def test_one_question_at_a_time_and_its_answer_does_not_cover_what_came_after() -> None:
+    notebook = Notebook(echo=False)
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=1)
+    notebook.kernel.read()
+    notebook.hear()
+    notebook.pause()
+    for value in (2, "bad"):
+        notebook.set_by_peer("s", value=value)
+        notebook.pause()
+        assert questions(notebook) == ["s"]
+        assert notebook.commit().state("s")["value"] == value
+    notebook.kernel.read()
+    notebook.hear()
+    assert notebook.commit().state("s")["value"] == "bad"
+
+    assert notebook.settle().state("s")["value"] == 2
+    assert notebook.kernel.questions == 2
+
+
+@pytest.mark.parametrize("answer", ["an error", "nothing"])
+def test_a_question_without_an_answer_is_not_asked_again(answer: str) -> None:
+    notebook = Notebook(echo=False)
+    notebook.widget("s")
+    notebook.set_by_peer("s", value="bad")
+    kernel = notebook.kernel
+    kernel.read()
+    notebook.hear()
+    notebook.pause()
+    assert questions(notebook) == ["s"]
+    if answer == "an error":
+        question = kernel.inbox.popleft()
+        assert isinstance(question, SendComm)
+        kernel.parent = k.Header(msg_id=question.msg_id, msg_type="comm_msg", session=SESSION)
+        kernel.error("RuntimeError")
+        kernel.say(k.Status(execution_state="idle"))
+        notebook.hear()
+    else:
+        kernel.inbox.clear()
+        while notebook.pass_deadline():
+            notebook.hear()
+
+    assert questions(notebook) == []
+    assert notebook.runtime.widgets.comms.open_messages() == []
 
 
 def test_messages_within_a_cell_that_awaits_are_answered_by_their_echo() -> None:
@@ -219,7 +309,7 @@ def test_a_later_answer_ends_an_earlier_message_too() -> None:
 def test_a_lost_answer_is_given_up_when_the_kernel_has_rested_and_the_kernel_is_asked() -> None:
     notebook = Notebook()
     notebook.widget("s")
-    notebook.set_by_peer("s", value=1000)
+    notebook.set_by_peer("s", value=1000, other=1)
     notebook.set_by_peer("s", value=1001)
     notebook.kernel.read()
     notebook.kernel.said.clear()
@@ -227,10 +317,9 @@ def test_a_lost_answer_is_given_up_when_the_kernel_has_rested_and_the_kernel_is_
     notebook.now = ECHO_GRACE_SECONDS
     notebook.runtime.expire()
 
-    asked, waiting = notebook.collect()
-    assert asked.content["data"] == {"method": "request_state"}
-    assert values([waiting]) == [{"value": 1001}]
+    assert values(notebook.collect()) == [{"value": 1001}]
     assert notebook.settle().state("s")["value"] == 100
+    assert notebook.kernel.questions == 1
     assert notebook.runtime.deadline is None
 
 
@@ -273,9 +362,10 @@ def test_after_an_error_in_the_kernel_its_state_is_asked_for() -> None:
     kernel.send_state("s", {"value": "no number"}, "echo_update")
     kernel.error("TraitError")
     kernel.say(k.Status(execution_state="idle"))
-    [asked] = notebook.hear()
+    notebook.hear()
+    notebook.pause()
 
-    assert asked.content["data"] == {"method": "request_state"}
+    assert questions(notebook) == ["s"]
     assert notebook.settle().state("s")["value"] == 0
 
 
@@ -287,21 +377,23 @@ def test_what_another_client_of_the_kernel_set_is_shown(slider: Notebook) -> Non
 
 
 STEPS = st.one_of(
-    st.tuples(st.just("peer"), st.integers(0, 130)),
+    st.tuples(st.just("peer"), st.integers(0, 130) | st.just("bad")),
     st.tuples(st.just("kernel"), st.integers(0, 130)),
     st.sampled_from([("read", 0), ("hear", 1), ("hear", 3), ("begin", 0), ("finish", 0), ("commit", 0), ("pause", 0)]),
 )
 
 
 @given(st.lists(STEPS, max_size=60), st.booleans())
-def test_a_drag_never_jumps_back_and_all_end_equal(steps: list[tuple[str, int]], echo: bool) -> None:
+def test_a_drag_never_jumps_back_and_all_end_equal(steps: list[tuple[str, Any]], echo: bool) -> None:
     """Whatever crosses, two peers and the kernel's own code included: what was set last is shown until it is answered."""
     notebook = Notebook(echo=echo)
     notebook.widget("s", maximum=100)
     kernel = notebook.kernel
-    last: int | None = None
+    last: int | str | None = None
     for step, number in steps:
         match step:
+            case "peer" if echo and number == "bad":
+                continue  # who echoes shows an error as well
             case "peer":
                 notebook.set_by_peer("s", value=number)
                 last = number
@@ -321,7 +413,9 @@ def test_a_drag_never_jumps_back_and_all_end_equal(steps: list[tuple[str, int]],
                 notebook.pause()
         if last is not None and "value" in notebook.runtime.widgets.comms.comms["s"].held:
             assert notebook.commit().state("s")["value"] == last
-        assert sum(isinstance(message, SendComm) for message in kernel.inbox) <= 1
+        asked = len(questions(notebook))
+        assert asked <= 1
+        assert sum(isinstance(message, SendComm) for message in kernel.inbox) <= 1 + asked
     while kernel.running or kernel.inbox or kernel.said:
         kernel.finish()
         notebook.settle()
@@ -413,6 +507,23 @@ def test_a_widget_that_a_peer_opens_names_the_protocol() -> None:
 
     assert opening.metadata == {"version": "2.1.0"}
     assert notebook.commit().state("w")["data"] == b"12"
+
+
+@pytest.mark.parametrize("echo", [True, False], ids=["echo", "no echo"])
+def test_a_widget_that_a_peer_opens_has_its_models_defaults(echo: bool) -> None:
+    notebook = Notebook(echo=echo)
+    state = {"_model_name": "IntSliderModel", "_model_module": "m", "value": 120}
+    notebook.runtime.widgets.open_by_peer("w", "jupyter.widget", {"state": state}, [])
+    notebook.runtime.take_widgets()
+    notebook.collect()
+    assert notebook.commit().state("w") == state
+    notebook.set_by_peer("w", other=1)
+
+    shown = notebook.settle().state("w")
+    assert shown == notebook.kernel.models["w"].state
+    assert shown == {**state, "value": 100, "max": 100, "layout": "IPY_MODEL_w-layout", "style": None, "other": 1}
+    assert notebook.document.comms().keys() == {"w", "w-layout"}
+    assert notebook.kernel.questions == 1
 
 
 def test_an_unknown_target_is_closed_by_the_kernel() -> None:

@@ -393,6 +393,56 @@ async def test_a_peer_opens_a_widget_and_a_comm_with_buffers(daemon: ServedDaemo
         assert await first.cell("c3") == ["closed\n"]
 
 
+REFUSING = """
+import traitlets as t
+from anywidget._descriptor import MimeBundleDescriptor
+class Plain(t.HasTraits):
+    _repr_mimebundle_ = MimeBundleDescriptor(_esm='export default {}')
+    v = t.Int(1).tag(sync=True)
+plain = Plain()
+plain
+"""
+
+
+async def test_a_value_that_is_refused_without_a_word_goes_again(daemon: ServedDaemon) -> None:
+    """As by a descriptor of anywidget: it echoes nothing, and what it raises nobody shows."""
+    opened = await open_story(daemon, _dedented(REFUSING), "print(plain.v)")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        comm_id = await first.id_of("Any")
+        value = f"doc.comms['{comm_id}'].state.v"
+        await first.set(comm_id, v=7)
+        await first.peer.watch(first.runtime, "values", f"String({value})")
+        await first.set(comm_id, v="bad")
+        await first.peer.wait(first.runtime, f"{value} === 7")
+        assert await first.peer.watched("values") in (["7", "bad", "7"], ["bad", "7"])
+        await first.run("c1")
+        assert await first.cell("c1") == ["7\n"]
+
+
+async def test_a_widget_that_a_peer_opens_has_the_defaults_of_its_model(daemon: ServedDaemon) -> None:
+    opened = await open_story(
+        daemon,
+        IMPORTS,
+        "from ipywidgets.widgets.widget import _instances\nslider = _instances['mine']",
+        "print(sorted(slider.get_state()))",
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        state: dict[str, Any] = {"_model_name": "IntSliderModel", "_view_name": "IntSliderView", "value": 120}
+        for part in ("model", "view"):
+            state |= {f"_{part}_module": "@jupyter-widgets/controls", f"_{part}_module_version": "2.0.0"}
+        data = {"state": state, "buffer_paths": []}
+        await first.ask("comm_open", comm_id="mine", target_name="jupyter.widget", data=data)
+        await first.peer.wait(first.runtime, "doc.comms.mine.state.layout && doc.comms.mine.state.value === 100")
+        await first.run("c1", "c2")
+        seen = await first.seen()
+        shown = seen.comms["mine"]["state"]
+        assert await first.cell("c2") == [f"{sorted(shown)}\n"]
+        assert (shown["max"], shown["orientation"]) == (100, "horizontal")
+        assert seen.comms[shown["layout"].removeprefix("IPY_MODEL_")]["model_name"] == "LayoutModel"
+
+
 async def test_a_page_of_ipywidgets_asks_for_all_widgets_in_its_own_way(daemon: ServedDaemon) -> None:
     opened = await open_story(daemon, f"{IMPORTS}\nimage = w.Image(value=b'GIF')")
     async with watching(daemon, opened) as first:

@@ -56,12 +56,20 @@ class RoomPlayer(TracePlayer):
 
     def __init__(self, room: Room) -> None:
         super().__init__(room.runtime)
+        self._news = trio.Event()
         self.room = room
         room.kernels.kernel = cast("Kernel", _SilentKernel(self))
+
+    def sent(self, message: SendComm) -> None:
+        super().sent(message)
+        self._news.set()
+        self._news = trio.Event()
 
     async def play(self, entries: Iterable[TraceEntry]) -> None:
         """One message after the other, each of them committed and published before the next."""
         for entry in entries:
+            while self.misses(entry):
+                await self._news.wait()
             self.step(entry)
             self.room.kernels.carry_out()
             await self.room.writer.flush()

@@ -47,6 +47,11 @@ class TracePlayer:
         else:
             self._expect(entry)
 
+    def misses(self, entry: TraceEntry) -> bool:
+        """Whether the daemon sent this then, and nothing of the kind now: it may be about to, after a pause."""
+        asked = (PEER_REQUEST, "execute_request")
+        return entry.direction != "received" and entry.header.msg_type not in asked and not self._due
+
     def sent(self, message: SendComm) -> None:
         """The runtime sent this now."""
         self._due.append(message)

@@ -24,7 +24,10 @@ SESSION = "ours"
 
 @dataclass
 class Model:
-    """One widget in the kernel. `maximum` is its validator; `entered` is how often its `with` block is open."""
+    """One widget in the kernel. `maximum` is its validator; `entered` is how often its `with` block is open.
+
+    A `value` that is no number is refused without a word, where there is a maximum.
+    """
 
     comm_id: str
     state: dict[str, Any]
@@ -48,6 +51,7 @@ class WidgetKernel:
     running: str | None = None
     update_messages: int = 0
     update_bytes: int = 0
+    questions: int = 0
     _count: int = 0
     _in_callback: bool = False
 
@@ -134,10 +138,13 @@ class WidgetKernel:
             self.say(k.Reply(raw={"status": "ok", "comms": comms}), channel="shell")
             return
         model = self.models.get(message.content.get("comm_id", ""))
+        if message.msg_type == "comm_open" and message.content["target_name"] == "jupyter.widget":
+            self._open_for_peer(message)
         if message.msg_type != "comm_msg" or model is None:
             return
         data = message.content["data"]
         if data.get("method") == "request_state":
+            self.questions += 1
             self.send_state(model.comm_id, model.state)
         if data.get("method") != "update":
             return
@@ -147,10 +154,22 @@ class WidgetKernel:
         if self.echo:
             self.send_state(model.comm_id, state, "echo_update")
         for name, value in state.items():
+            if name == "value" and isinstance(value, str) and model.maximum < float("inf"):
+                continue
             taken = min(value, model.maximum) if name == "value" and isinstance(value, int | float) else value
             model.state[name] = taken
             if taken != value:
                 self.send_state(model.comm_id, {name: taken})
+
+    def _open_for_peer(self, message: SendComm) -> None:
+        """As ipywidgets does: a model with its defaults and a layout of its own, then what the peer sent."""
+        comm_id, data = message.content["comm_id"], message.content["data"]
+        self.open(f"{comm_id}-layout", "LayoutModel", {"width": None})
+        self.models[comm_id] = Model(
+            comm_id, {"value": 0, "max": 100, "layout": f"IPY_MODEL_{comm_id}-layout", "style": None}, 100
+        )
+        update = {"comm_id": comm_id, "data": {"buffer_paths": [], **data, "method": "update"}}
+        self._take(SendComm(message.msg_id, "comm_msg", update, message.buffers))
 
     # What code in it does.
 
