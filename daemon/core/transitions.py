@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from daemon.core.comm_changes import value_size
 from daemon.core.effects import Effect, NextInput, SendExecute, SendQuestion
 from daemon.core.executions import Execution, ExecutionQueue, Started, Transition
 from daemon.core.kernel_troubles import KernelTroubles
@@ -17,10 +16,10 @@ from daemon.core.outputs import OutputReducer
 from daemon.core.parents import Parents
 from daemon.core.pending import PendingBatch
 from daemon.core.prompt import Prompt
-from daemon.core.readable import is_readable
+from daemon.core.readable import event_size, is_readable
 from daemon.core.widgets import Widgets
 from sync.core.batch import Batch
-from sync.core.limits import MIB
+from sync.core.limits import MAX_JSONRPC_BYTES, MIB
 from sync.core.mutations import KERNEL_LOG, KernelStatus, RemoveExecution, SetCell, SetExecution, Target
 from sync.core.steps import Steps
 from sync.core.urgency import Urgency
@@ -28,8 +27,6 @@ from sync.core.urgency import Urgency
 # Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
 # animation is 1 MiB.
 MAX_CUSTOM_WAITING = 32 * MIB
-_CUSTOM_BYTES = 4096  # what an empty one counts for
-
 
 # A queue up to this length is told with each commit that changed it. A longer one at most so often, by 0.2 ms for each that
 # waits, since it is told whole: a run of 800 cells sent 17 MB to each peer (5 now), one of 10 000 would have sent 2.6 GB.
@@ -238,7 +235,14 @@ class Transitions(PendingBatch):
                 comm_id, f"a custom message of {comm_id[:64]} has too many parts or levels; it was dropped"
             )
             return
-        self._custom_waiting += _CUSTOM_BYTES + value_size(content) + sum(map(len, buffers))
+        size = event_size(content, buffers)
+        if size > MAX_JSONRPC_BYTES:
+            self.widgets.trouble(
+                comm_id,
+                f"a custom message of {comm_id[:64]} has some {size} bytes, {MAX_JSONRPC_BYTES} are allowed; it was dropped",
+            )
+            return
+        self._custom_waiting += size
         if self._custom_waiting > MAX_CUSTOM_WAITING:
             self.widgets.trouble(comm_id, "custom messages come faster than peers can be told; some were dropped")
         else:

@@ -14,9 +14,11 @@ from daemon.core.comm_buffers import is_place, join_buffers, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
 from daemon.core.comms import QUIET_SECONDS
 from daemon.core.effects import SendExecute
+from daemon.core.readable import ENVELOPE_BYTES
 from daemon.core.reattachment import ASK_AGAIN_SECONDS
 from daemon.core.widgets import ECHO_GRACE_SECONDS
 from kernel_bridge.core import messages as k
+from sync.core.limits import MIB
 from sync.core.mutations import CloseComm, OpenComm, SetCommState
 from tests.fakes.widget_kernel import SESSION, Notebook
 
@@ -995,6 +997,37 @@ def test_custom_messages_that_nobody_could_take_are_dropped(monkeypatch: pytest.
 
     assert flood() == 7
     assert flood() == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "buffers"),
+    [
+        ("x" * (8 * MIB), []),
+        ("\u20ac" * (3 * MIB), []),  # 3 bytes each
+        ({"a": ["x" * MIB] * 5, "b": "y" * MIB}, [bytes(2 * MIB)]),
+        ({"b": 1}, [bytes(9 * MIB)]),
+        ({"b": 2}, [bytes(5 * MIB), bytes(5 * MIB)]),
+        ("x" * (100 * MIB), []),
+    ],
+    ids=["text", "long characters", "both", "a buffer", "two buffers", "endless"],
+)
+def test_a_custom_message_that_no_event_can_hold_is_said_in_the_log(content: Any, buffers: list[bytes]) -> None:
+    notebook = Notebook()
+    notebook.widget("s")
+    notebook.widget("r")
+
+    def said(comm_id: str, content: Any, buffers: list[bytes]) -> int:
+        before = len(notebook.events)
+        data = {"method": "custom", "content": content}
+        notebook.kernel.say(k.CommMsg(comm_id=comm_id, data=data), buffers=buffers)
+        notebook.settle()
+        return sum(event.method == "comm_custom" for event in notebook.events[before:])
+
+    assert said("s", content, buffers) == 0
+    assert "custom message of s has some" in log_lines(notebook)
+    fits = [1] * 200_000 + ["x" * (7 * MIB)]
+    assert said("r", fits, [bytes(MIB - 200_000 - ENVELOPE_BYTES - 100)]) == 1
+    assert "custom message of r" not in log_lines(notebook)
 
 
 @pytest.mark.parametrize(
