@@ -7,7 +7,8 @@ JSON text, with its buffers beside it. What can't be a value is still kept in so
   as a trait of its own a NaN or an infinity is a native float;
 - JSON deeper than 64 levels is kept as text, not as structure;
 - an integer beyond 2**53 is JSON text: a native one would be a BigInt in JavaScript, on which JSON.stringify throws;
-- base64 that does not decode stays the text that it is;
+- base64 that does not decode stays the text that it is; where the type is not registered as binary, so does all but canonical
+  base64, from which encoding the bytes again gives the same text (a SMILES string is letters and spaces);
 - keys that no document takes (empty or endless ones) are left out.
 
 Manifests are made of values in `values.py`; reading them back is in `value_reading.py`.
@@ -24,7 +25,7 @@ from typing import Any
 
 from sync.core.json_text import TooDeep, clean, depth_and_buffers, encode_json, flat_text, utf8
 from sync.core.limits import INLINE_LIMIT, MAX_DEPTH, MIB
-from sync.core.media_types import BYTES, JSON, TEXT, blob_media_type, media_kind
+from sync.core.media_types import BYTES, JSON, TEXT, blob_media_type, is_binary, media_kind
 from sync.core.prepared import Value
 
 # One value: what a page can show and a blob request can serve. A kernel's bigger one is cut, and says so.
@@ -117,7 +118,7 @@ class Encoder:
         if not isinstance(raw, str):
             return self.composite(raw)
         if kind == "bytes" and raw:
-            decoded = _base64(raw)
+            decoded = _base64(raw, canonical=not is_binary(mime))
             if decoded is not None:
                 return self.binary(decoded, mime)
         return self.text(raw, mime)
@@ -223,9 +224,9 @@ def _is_buffer(value: object) -> bool:
     return isinstance(value, (bytes, bytearray, memoryview))
 
 
-def _base64(text: str) -> bytes | None:
-    """The bytes, or None where encoding them again would not give this text back (white space aside)."""
-    compact = "".join(text.split())
+def _base64(text: str, *, canonical: bool) -> bytes | None:
+    """The bytes, or None where encoding them again would not give this text back, white space aside if not `canonical`."""
+    compact = text if canonical else "".join(text.split())
     try:
         data = a2b_base64(compact, strict_mode=True)
     except (Base64Error, ValueError):

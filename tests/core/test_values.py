@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sync.core import value_writing
 from sync.core.json_text import encode_json
+from sync.core.media_types import is_binary
 from sync.core.mutations import (
     AddCell,
     AppendOutput,
@@ -159,6 +160,57 @@ def test_base64_that_does_not_decode_is_kept_as_the_text_that_it_is(bad: str) ->
     assert decode_value(value, load_from(blobs)) == bad
     manifest, blobs = build_manifest(DisplayOutput("o1", "display_data", {"image/png": bad}, {}))
     assert decode_manifest(manifest, load_from(blobs))["data"] == {"image/png": bad}
+
+
+@pytest.mark.parametrize("mime", ["chemical/x-smiles", "x/y", "application/x-latex", "model/stl", "no type"])
+@pytest.mark.parametrize("text", ["C C N CCC OC", "hello world " * 200, "aGVs bG8=", "aGVsbG8=\n", " ", "YWJj\r\nYWJj"])
+def test_text_of_a_kind_that_nobody_knows_is_no_base64_for_its_letters(mime: str, text: str) -> None:
+    manifest, blobs = build_manifest(DisplayOutput("o1", "display_data", {mime: text}, {}))
+    assert decode_value(manifest["data"][mime], load_from(blobs)) == text
+
+
+def test_canonical_base64_of_a_kind_that_nobody_knows_is_bytes() -> None:
+    value, [blob] = encode_mime_value("application/vnd.foo", b64encode(PNG).decode())
+    assert blob.data == PNG
+    assert value == {"blob": blob.hash, "size": len(PNG), "media_type": "application/vnd.foo"}
+
+
+BASE64_LIKE = st.lists(st.sampled_from("aBz09+/ =\n\r\té"), max_size=24).map("".join)
+ENCODED = st.binary(max_size=1100).map(lambda raw: b64encode(raw).decode())
+
+
+@given(
+    st.sampled_from(["text/x", "x/y", "x/y+json", "x/y+xml", "application/json", "application/x-tex", "model/obj"])
+    | st.from_regex(r"[a-z]{1,8}/[a-z.+-]{1,12}", fullmatch=True)
+    | names,
+    texts | BASE64_LIKE | ENCODED | st.tuples(BASE64_LIKE, ENCODED).map("".join),
+)
+def test_text_of_any_kind_that_is_not_registered_as_binary_is_given_back_to_the_byte(mime: str, text: str) -> None:
+    manifest, blobs = build_manifest(DisplayOutput("o1", "display_data", {mime: text}, {}))
+    decoded = decode_manifest(manifest, load_from(blobs))["data"][mime]
+    assert decoded == text or (is_binary(mime) and decoded == "".join(text.split()))
+
+
+@pytest.mark.parametrize(
+    ("mime", "binary"),
+    [
+        ("image/png", True),
+        ("IMAGE/JPEG; q=1", True),
+        ("audio/wav", True),
+        ("video/mp4", True),
+        ("font/woff2", True),
+        ("application/pdf", True),
+        ("application/octet-stream", True),
+        ("application/epub+zip", True),
+        ("image/svg+xml", False),
+        ("application/json", False),
+        ("text/plain", False),
+        ("chemical/x-smiles", False),
+        ("imagery/png", False),
+    ],
+)
+def test_what_is_registered_as_binary(mime: str, binary: bool) -> None:
+    assert is_binary(mime) is binary
 
 
 def test_lines_of_text_are_joined_but_a_json_list_stays_a_list() -> None:
