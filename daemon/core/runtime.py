@@ -172,7 +172,9 @@ class Runtime(KernelMessages):
         self._comm_running = False
         self._prompt.clear()
         self._set_kernel_status(_STATUS_AFTER[loss])
-        if message is not None:
+        if message is None:
+            self.set_kernel(error=None)  # of an earlier kernel, which nobody asks for any more
+        else:
             error = {"message": message} if traceback is None else {"message": message, "traceback": traceback}
             self.set_kernel(error=error)
             usual: KernelErrorReason = "launch_failed" if loss == "launch_failed" else "died"

@@ -88,6 +88,8 @@ async def clear_outputs(call: Call, params: ClearOutputs) -> Result | Later:
         if running is not None and running.cell_id in params.cell_ids:
             raise RequestError.busy(f"cell {running.cell_id!r} is running")
         for cell_id in params.cell_ids:
+            if NotebookSchema.read_cell_type(room.notebook.replica, cell_id) not in ("code", None):
+                raise RequestError.not_a_code_cell()
             if cell_id not in runtime.cells:
                 raise RequestError.not_found("cell")
     # One that is named a thousand times would be written as often.

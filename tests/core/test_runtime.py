@@ -249,6 +249,16 @@ def test_input_is_asked_for_in_the_document_and_answered_once() -> None:
     assert of_type(machine.drain(), SetKernel)[0].input_request is None
 
 
+def test_a_shutdown_takes_the_error_of_the_kernel_before_with_it() -> None:
+    machine = Machine("a").ready()
+    machine.runtime.kernel_gone("died", message="it died")
+    machine.drain()
+    machine.runtime.kernel_gone("shutdown")
+
+    [kernel] = of_type(machine.drain(), SetKernel)
+    assert (kernel.status, kernel.error) == ("not_started", None)
+
+
 def test_a_dead_kernel_ends_all_and_says_so() -> None:
     machine = Machine("a", "b").ready()
     machine.submit("a", "b")

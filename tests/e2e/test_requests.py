@@ -130,6 +130,8 @@ async def test_what_cannot_be_executed_is_refused(daemon: ServedDaemon, opened: 
 
         assert await refusal(cell_id="nobody") == (-32001, "cell")
         assert await refusal(cell_id=text) == (-32002, "not_a_code_cell")
+        cleared = await peer.refusal("clear_outputs", cell_ids=[code, text])
+        assert (cleared.code, cleared.reason) == (-32002, "not_a_code_cell")
         assert await refusal() == (-32602, "cell_id")
         assert await refusal(cell_id=7) == (-32602, "cell_id")
         assert await refusal(cell_id=code, notebook_heads="x") == (-32602, "notebook_heads")
