@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from math import isfinite
 from typing import Any, Literal
 
 import msgspec
@@ -19,7 +18,7 @@ from nbformat.converter import convert
 from nbformat.reader import reads as read_any_version
 
 from daemon.core.notebook_model import CellType, InvalidNotebook, LoadedCell, LoadedNotebook, SavedCell, SavedNotebook
-from sync.core.json_text import clean, depth_and_buffers
+from sync.core.json_text import clean, depth_and_buffers, finite
 from sync.core.limits import MAX_DEPTH, MAX_DOCUMENT_OPS, MAX_SOURCE_BYTES
 from sync.core.media_types import JSON
 from sync.core.outputs import DisplayOutput, ErrorOutput, Output, StreamOutput
@@ -363,15 +362,4 @@ def _json_text(content: object) -> str:
     try:
         return json.dumps(content, allow_nan=False, **arguments)
     except ValueError:
-        return json.dumps(_finite(content), allow_nan=False, **arguments)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and the infinities as null, as JupyterLab writes them."""
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+        return json.dumps(finite(content), allow_nan=False, **arguments)

@@ -12,6 +12,7 @@ from daemon.core.outputs import OutputReducer
 from daemon.core.reattachment import Reattachment
 from daemon.core.saved_widgets import LoadedComm, SavedWidgets
 from kernel_bridge.core import messages as k
+from sync.core.json_text import finite
 from sync.core.mutations import KERNEL_LOG, OpenComm, Target
 
 # After the kernel is idle, an echo or idle that has not come is lost.
@@ -154,9 +155,12 @@ class Widgets:
     def update_by_peer(self, comm_id: str, state: State) -> bool:
         """update_comm, buffers in their places; False if the document has no room for it: then nothing is done.
 
+        No number that JSON does not have reaches the kernel, so none reaches the document: it is null at both ends.
+
         Raises:
             KeyError: there is no such comm.
         """
+        state = finite(state)
         if not self.comms.has_room(comm_id, state):
             return False
         if state:
@@ -182,6 +186,7 @@ class Widgets:
         """comm_open; False if the id is or was in use."""
         if comm_id in self.saved:
             return False
+        data = finite(data)
         comm = self.comms.open_by_peer(comm_id, target_name, data, buffers)
         if comm is not None:
             self._note_output(comm, opening_state(target_name, data, buffers))

@@ -92,6 +92,17 @@ def depth_and_buffers(value: object) -> tuple[int, bool]:
     return depth, buffers
 
 
+def finite(value: Any) -> Any:
+    """A copy with NaN and the infinities as null, as `JSON.stringify` writes them; `value` nests at most `MAX_DEPTH` deep."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
 # To encode an item of a list or a map takes as long as this many characters of text (measured: 0.2 us).
 _ITEM = 64
 

@@ -1,5 +1,6 @@
 """Who writes a widget's state, what of it reaches the kernel, and what of the kernel's word the document has."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -369,6 +370,25 @@ def test_after_an_error_in_the_kernel_its_state_is_asked_for() -> None:
 
     assert questions(notebook) == ["s"]
     assert notebook.settle().state("s")["value"] == 0
+
+
+def test_a_number_that_json_does_not_have_is_null_at_both_ends(slider: Notebook) -> None:
+    state = {"a": math.nan, "b": -math.inf, "c": [1.5, math.inf, {"d": math.nan, "raw": b"1"}], "value": math.inf}
+    slider.set_by_peer("s", **state)
+    taken = {"a": None, "b": None, "c": [1.5, None, {"d": None, "raw": b"1"}], "value": None}
+
+    assert taken.items() <= slider.commit().state("s").items()
+    assert taken.items() <= slider.settle().state("s").items()
+    assert slider.kernel.models["s"].state == slider.document.state("s")
+
+
+def test_so_it_is_in_what_a_peer_opens_a_comm_with() -> None:
+    notebook = Notebook()
+    notebook.runtime.widgets.open_by_peer("mine", "my.target", {"x": [math.nan]}, [])
+    notebook.runtime.take_widgets()
+    [opening] = notebook.collect()
+
+    assert opening.content["data"] == notebook.commit().state("mine") == {"x": [None]}
 
 
 def test_what_another_client_of_the_kernel_set_is_shown(slider: Notebook) -> None:
