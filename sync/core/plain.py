@@ -3,8 +3,8 @@
 Native: a map or a list is an Automerge object, each leaf a scalar; strings are registers (`Str`, an ImmutableString in
 JavaScript), never text objects. Values come from kernels, files and peers, so neither direction fails on one:
 
-- written: a lone surrogate is U+FFFD, an integer beyond 64 bits a float, and what nests deeper than 64 or has an empty
-  key is left out (null in a list, so that indexes hold);
+- written: a lone surrogate is U+FFFD, an integer of 2**64 and more, or below -2**63, a float, and what nests deeper than
+  64 or has an empty key is left out (null in a list, so that indexes hold);
 - read: a text object is a string, a date its ISO 8601 form; what the binding cannot read (`OPAQUE`) and what lies
   deeper than 64 is left out. Reading does not recurse: a peer's maps may nest 200 000 deep.
 """
@@ -30,7 +30,7 @@ MAP, LIST, TEXT = ObjType.Map, ObjType.List, ObjType.Text
 STR, INT, FLOAT, NULL = ScalarType.Str, ScalarType.Int, ScalarType.F64, ScalarType.Null
 _KINDS: dict[type, ScalarType] = {
     str: STR,
-    int: INT,  # never Uint, which is a BigInt in JavaScript
+    int: INT,  # Uint, which is a BigInt in JavaScript whatever it holds, only for what an Int does not
     float: FLOAT,
     bool: ScalarType.Boolean,
     type(None): NULL,
@@ -240,9 +240,11 @@ def _usable_key(key: object) -> str:
     return key if key.isascii() else clean(key)
 
 
-def _repaired(value: str | int) -> tuple[ScalarType, str | float]:
+def _repaired(value: str | int) -> tuple[ScalarType, str | int | float]:
     if isinstance(value, str):
         return STR, clean(value)
+    if 0 < value < 1 << 64:
+        return ScalarType.Uint, value
     try:
         return FLOAT, float(value)
     except OverflowError:
