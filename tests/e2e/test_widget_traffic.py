@@ -20,13 +20,15 @@ COUNTING = """
 import asyncio, json, time
 import ipywidgets as w
 from IPython.display import display
-handled = []
+handled, asked = [], 0
 take = get_ipython().kernel.shell_handlers['comm_msg']
 def taking(stream, identities, message):
+    global asked
     data, date = message['content']['data'], message['header']['date']
     if data.get('method') == 'update':
         sent = date.timestamp()
         handled.append((time.time(), sent, message['content']['comm_id'], list(data['state']), len(json.dumps(data))))
+    asked += data.get('method') == 'request_state'
     return take(stream, identities, message)
 get_ipython().kernel.shell_handlers['comm_msg'] = taking
 """
@@ -62,6 +64,33 @@ async def test_a_dragging_peer_shows_what_it_sets_and_then_the_kernels_correctio
         assert own == sorted(own)
         assert shown[-1] == series[-1] == 100
         assert (await dragging.peer.report(dragging.notebook))["early"] == 0
+
+
+async def test_a_drag_without_echoes_never_jumps_back_and_asks_at_rest(daemon: ServedDaemon) -> None:
+    """As by JUPYTER_WIDGETS_ECHO=0: of a value that it takes the kernel says nothing, so it is asked when the hand rests."""
+    silent = "import ipywidgets.widgets.widget as module\nmodule.JUPYTER_WIDGETS_ECHO = False"
+    opened = await open_story(
+        daemon,
+        f"{COUNTING}\n{silent}\ns = w.IntSlider(max=500)\ns",
+        "print(json.dumps([s.value, len(handled), asked]))",
+    )
+    async with watching(daemon, opened) as dragging, watching(daemon, opened) as other:
+        await dragging.run("c0")
+        comm_id = await dragging.id_of("IntSlider")
+        await other.peer.watch(other.runtime, "value", f"doc.comms['{comm_id}'].state.value")
+        await dragging.peer.drag(dragging.notebook, dragging.runtime, comm_id, "value", range(200))
+        assert (await printed(dragging, "c1"))[0] == 199
+        await dragging.set(comm_id, value="no number")
+        for watcher in (dragging, other):
+            await watcher.peer.wait_value(watcher.runtime, ["comms", comm_id, "state", "value"], 199)
+        value, updates, asked = await printed(dragging, "c1")
+        print(f"\n200 values, {updates} updates, {asked} questions")
+        assert value == 199
+        assert 1 <= asked <= updates
+        assert await dragging.peer.watched("drag") == [*range(200), "no number", 199]
+        # A commit may hold several values.
+        series = [value for value in await other.peer.watched("value") if value != "no number"]
+        assert series == sorted(series)
 
 
 async def test_two_peers_that_drag_one_slider_at_once_end_equal(daemon: ServedDaemon) -> None:
