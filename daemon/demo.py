@@ -8,11 +8,14 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import FrameType
 
 import trio
 
@@ -23,7 +26,25 @@ NOTEBOOK = "tour.ipynb"
 
 
 async def main() -> None:
-    """Runs the demo."""
+    """Runs the demo, until it is over or a signal ends it; the daemon ends with it."""
+    with trio.CancelScope() as scope:
+        _cancel_on_signals(scope)
+        await _run()
+
+
+def _cancel_on_signals(scope: trio.CancelScope) -> None:
+    """Not by KeyboardInterrupt: it comes anywhere, and where it meets a destructor or a callback it is lost."""
+    token = trio.lowlevel.current_trio_token()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        with suppress(trio.RunFinishedError):  # it is over
+            token.run_sync_soon(scope.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, hear)
+
+
+async def _run() -> None:
     printer = Printer()
     with tempfile.TemporaryDirectory(prefix="notebookd-demo-") as folder:
         root = Path(folder) / "root"
@@ -102,9 +123,5 @@ async def _first_line(process: trio.Process) -> bytes:
 if __name__ == "__main__":
     try:
         trio.run(main)
-    except KeyboardInterrupt:
-        sys.exit(0)
-    except BaseExceptionGroup as group:
-        if group.subgroup(lambda error: not isinstance(error, KeyboardInterrupt)) is not None:
-            raise
+    except KeyboardInterrupt:  # before it could hear signals
         sys.exit(0)

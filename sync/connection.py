@@ -25,11 +25,10 @@ from sync.core.frames import (
     encode_data,
 )
 from sync.core.identifiers import DocumentId, InvalidIdentifier, PeerId, automerge_url, parse_document_id
-from sync.core.jsonrpc import RequestError, error_response, is_jsonrpc
+from sync.core.jsonrpc import RequestError, error_response, id_to_answer, is_jsonrpc
 from sync.core.limits import (
     MAX_DEPTH,
     MAX_DOCUMENTS_PER_PEER,
-    MAX_ID_CHARS,
     MAX_JSONRPC_BYTES,
     MAX_RELAYED_BYTES,
     MAX_REQUESTS_IN_FLIGHT,
@@ -56,6 +55,8 @@ _RELAYED_BYTES = 1024  # what one counts for beside its own
 # Each costs about 0.5 ms: half a core. A drag sends 60 a second; a program that asks in a loop may ask so many at once.
 REQUESTS_PER_SECOND = 1000
 REQUEST_BURST = 4000
+# A request nested so deep is still read, to answer it; recursion that deep costs some 50 KiB of stack.
+ANSWERED_DEPTH = 4 * MAX_DEPTH
 
 Role = Literal["editor", "viewer"]
 
@@ -410,15 +411,15 @@ class Connection:
     async def _refuse_too_deep(self, document_id: DocumentId, encoded: bytes) -> bool:
         """Whether it is a request all the same, which then has its answer: a kernel may have nested what it only hands back."""
         try:
-            data = await decoded(partial(decode_data, max_depth=_ANSWERED_DEPTH), encoded)
+            data = await decoded(partial(decode_data, max_depth=ANSWERED_DEPTH), encoded)
         except ProtocolError:
             return False
         await self._pace_requests()
         return is_jsonrpc(data) and self._refuse(document_id, data, f"a request that nests deeper than {MAX_DEPTH}")
 
     def _refuse(self, document_id: DocumentId, data: dict[Any, Any], what: str) -> bool:
-        request_id = data.get("id")
-        if type(request_id) is not int and (type(request_id) is not str or len(request_id) > MAX_ID_CHARS):
+        request_id = id_to_answer(data)
+        if request_id is None:
             return False
         self.send_error(document_id, request_id, RequestError.too_large(what))
         return True
@@ -434,9 +435,6 @@ class Connection:
 
 
 log = structlog.get_logger(__name__)
-
-# A request nested so deep is still read, to answer it; recursion that deep costs some 50 KiB of stack.
-_ANSWERED_DEPTH = 4 * MAX_DEPTH
 
 # `error` frames are for a person's eyes; a peer that provokes more has seen the point.
 _MAX_TOLD = 32

@@ -209,6 +209,15 @@ def parse_request(value: object) -> Request:
     return Request(request_id, method, plain)
 
 
+def id_to_answer(value: Mapping[Any, Any]) -> str | int | None:
+    """The id of what is not even looked at as a request; None where it has none that an answer could carry."""
+    try:
+        request_id = _parse_id(value.get("id", UNSET))
+    except RequestInvalid:
+        return None
+    return None if isinstance(request_id, Unset) else request_id
+
+
 def response(request_id: str | int, to: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a request that succeeded; `to` is the peer that asked."""
     return {"jsonrpc": "2.0", "id": request_id, "to": to, "result": dict(result)}

@@ -18,10 +18,12 @@ from urllib.parse import urlsplit
 import cbor2
 import trio
 
+from sync.connection import ANSWERED_DEPTH
 from sync.core.binding import ROOT, Replica, ScalarType
 from sync.core.changes import ChangeRejected, check_changes
 from sync.core.frames import Ephemeral, Join, ProtocolError, Sync, decode_data, decode_frame, encode_data, encode_frame
 from sync.core.identifiers import DocumentId, Heads
+from sync.core.jsonrpc import id_to_answer, is_jsonrpc
 from sync.core.limits import MAX_FRAME_BYTES
 from sync.core.sync_message import SyncMessageInvalid, decode_sync_message, encode_sync_message
 from sync.websocket import SocketClosed, SocketProtocolError, connect_socket
@@ -214,7 +216,11 @@ def after(frame: bytes) -> Then:
         if isinstance(decoded, Sync):
             decode_sync_message(decoded.data)
         elif isinstance(decoded, Ephemeral) and decoded.sender_id == "hostile":
-            decode_data(decoded.data)
+            try:
+                decode_data(decoded.data)
+            except ProtocolError:
+                deep = decode_data(decoded.data, max_depth=ANSWERED_DEPTH)
+                return "more" if is_jsonrpc(deep) and id_to_answer(deep) is not None else "ends"
     except (ProtocolError, SyncMessageInvalid):
         return "ends"
     return "ends" if isinstance(decoded, Join) else "more"
