@@ -74,7 +74,7 @@ async def _write(room: "Room", wanted: NextInput) -> None:
         insertion.write(transaction)
 
     await _commit(room, begin)
-    room.show_cell(below.cell_id)
+    room.cells.show(below.cell_id)
     while not insertion.done:
         await _commit(room, insertion.write)
 

@@ -10,7 +10,7 @@ An error in one of the room's tasks closes this room alone: its documents become
 import math
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 import trio
 
+from daemon.cell_following import CellFollower
 from daemon.core.executions import Execution
 from daemon.core.notebook_model import LoadedNotebook
 from daemon.core.runtime import Runtime
@@ -26,7 +27,6 @@ from daemon.files import FileVersion
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
 from daemon.next_input import NextInputs
-from daemon.rekeying import Rekeying
 from daemon.rolling_over import roll_over_when_due
 from daemon.saving import save_notebook
 from daemon.unsaved import save_or_keep
@@ -34,14 +34,12 @@ from daemon.widget_reading import PastWidgets
 from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore, BlobStoreError
 from sync.compactor import Compactor
-from sync.core.cell_order import read_order
 from sync.core.document import Document
 from sync.core.identifiers import Heads, document_id, heads_to_hex
 from sync.core.jsonrpc import RequestError
 from sync.core.mutations import FileStatus, SetFile
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
-from sync.core.steps import Steps
 from sync.core.urgency import Urgency
 from sync.writer import DocWriter
 
@@ -49,9 +47,6 @@ log = structlog.get_logger(__name__)
 
 # From the sending of an execution to its beginning: a kernel takes 3 ms, and longer when a completion holds it up.
 BEGIN_SECONDS = 1.0
-# A cell that came back within this time (an undo) finds its outputs.
-GONE_CELL_SECONDS = 600.0
-
 
 # The end of the year 9999: a file may claim any time.
 _LAST_SECOND = 253_402_300_799
@@ -127,7 +122,6 @@ class Room:
         self.load_error: str | None = None
         self._loaded_notebook: LoadedNotebook | None = loaded
         self._asked_kernel = kernel_name
-        self._gone_cells: dict[str, float] = {}
         self._deadline_moved = trio.Event()
         self._transition = trio.Event()
         self._awaited = math.inf
@@ -147,15 +141,19 @@ class Room:
                 kernel_name=self.kernel_name(),
             )
         )
-        self._cells_object = NotebookSchema.cells_object(self.notebook.replica)
         self.runtime = Runtime(
             new_id=new_id,
             monotonic=trio.current_time,
             timestamp=timestamp,
             wake=self._wake,
         )
-        self._rekeying = Rekeying(self.notebook, self.runtime.write_notebook)
-        self.runtime.on_notebook_changed = self._notebook_changed
+        self.cells = CellFollower(
+            self.notebook,
+            self.runtime,
+            runtime_url=lambda: self.runtime_document.url,
+            moved=self._move_deadline,
+        )
+        self.runtime.on_notebook_changed = self.cells.notebook_changed
         self.runtime.on_widgets_gone = self.past_widgets.note
         self.runtime.on_transition = self._note_transition
         self.runtime.on_deadline = self._move_deadline
@@ -339,15 +337,11 @@ class Room:
                 continue
             self.runtime.expire()
             self.kernels.carry_out()
-            now = trio.current_time()
-            self._rekeying.expire(now)
-            for cell_id in [cell_id for cell_id, at in self._gone_cells.items() if at <= now]:
-                del self._gone_cells[cell_id]
-                self.runtime.remove_cell(cell_id)
+            self.cells.expire(trio.current_time())
 
     def _deadline(self) -> float:
         of_runtime = self.runtime.deadline
-        return min([self._rekeying.deadline, *self._gone_cells.values(), *([] if of_runtime is None else [of_runtime])])
+        return self.cells.deadline if of_runtime is None else min(self.cells.deadline, of_runtime)
 
     def _move_deadline(self) -> None:
         # One that moved back, as it does with each execution, is looked at when the old one has come.
@@ -367,52 +361,6 @@ class Room:
     def _note_transition(self) -> None:
         self._transition.set()
         self._transition = trio.Event()
-
-    # The notebook document.
-
-    def code_cells(self) -> list[str]:
-        """Ids of the code cells, in order."""
-        return [cell.cell_id for cell in read_order(self.notebook.replica) if cell.cell_id in self.runtime.cells]
-
-    def show_cell(self, cell_id: str) -> None:
-        """Has a place for a cell's outputs. One that is gone, where a request means the past, has it for a while."""
-        if cell_id not in self.runtime.cells:
-            self.runtime.add_cell(cell_id)
-            if NotebookSchema.read_cell_type(self.notebook.replica, cell_id) != "code":
-                self._gone_cells[cell_id] = trio.current_time() + GONE_CELL_SECONDS
-                self._move_deadline()
-
-    def _notebook_changed(self, keys: Collection[str] | None) -> Steps[None]:
-        """Peers' changes were applied: the runtime document follows which code cells there are."""
-        self._rekeying.edited(trio.current_time())
-        if keys is not None and not keys:
-            return
-        replica = self.notebook.replica
-        restoration = NotebookSchema.restore_roots(replica, self.runtime_document.url, self._cells_object)
-        if restoration is not None:
-            log.warning("a peer overwrote root keys of the notebook; they are restored", room=self.id)
-            while not restoration.done:
-                self.notebook.commit(restoration.write)
-                yield
-            self._cells_object = NotebookSchema.cells_object(replica)
-            keys = None
-        if keys is None:
-            keys = self.runtime.cells.union(NotebookSchema.cell_ids(replica))
-        for cell_id in keys:
-            self._follow_cell(cell_id)
-            yield
-        self._rekeying.edited(trio.current_time())
-        self._move_deadline()
-
-    def _follow_cell(self, cell_id: str) -> None:
-        self._rekeying.look(cell_id)
-        if NotebookSchema.read_cell_type(self.notebook.replica, cell_id) == "code":
-            self._gone_cells.pop(cell_id, None)
-            self.runtime.add_cell(cell_id)
-        elif cell_id in self.runtime.cells and cell_id not in self._gone_cells:
-            self._gone_cells[cell_id] = trio.current_time() + GONE_CELL_SECONDS
-            self.runtime.cell_gone(cell_id)
-            self._move_deadline()
 
     # The runtime document's successors.
 

@@ -93,7 +93,7 @@ async def clear_outputs(call: Call, params: ClearOutputs) -> Result | Later:
             if cell_id not in runtime.cells:
                 raise RequestError.not_found("cell")
     # One that is named a thousand times would be written as often.
-    cell_ids = room.code_cells() if params.cell_ids is None else list(dict.fromkeys(params.cell_ids))
+    cell_ids = room.cells.code_cells() if params.cell_ids is None else list(dict.fromkeys(params.cell_ids))
     return Result({"cell_ids": runtime.clear_outputs(cell_ids)}, cells=True)
 
 
@@ -129,7 +129,7 @@ def _submit(room: Room, chosen: list[tuple[str, Cell]], *, run_id: str | None, s
         if len(cell.source) > MAX_SOURCE_BYTES or len(cell.source.encode()) > MAX_SOURCE_BYTES:
             raise RequestError.too_large(f"the source of cell {cell.cell_id!r} exceeds {MAX_SOURCE_BYTES} bytes")
     for _, cell in chosen:
-        room.show_cell(cell.cell_id)
+        room.cells.show(cell.cell_id)
     runtime.submit(
         [(execution_id, cell.cell_id, cell.source) for execution_id, cell in chosen],
         run_id=run_id,

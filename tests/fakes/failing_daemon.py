@@ -35,7 +35,7 @@ async def _inspect(call: Call, params: Any) -> Result | Later:
             call.room.runtime.write_notebook(_fail)
         case "fail: task":
             call.room.runtime.expire = _fail  # type: ignore[method-assign]
-            call.room._gone_cells["gone"] = 0.0
+            call.room.cells.gone["gone"] = 0.0
             call.room._move_deadline()
         case "fail: kernel":
             call.room.runtime.receive = _fail  # type: ignore[method-assign]

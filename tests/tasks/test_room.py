@@ -359,7 +359,7 @@ async def test_the_room_follows_which_code_cells_there_are(tmp_path: Path, seed:
             await room.writer.flush()
             editor.hear()
             code = {c.cell_id for c in NotebookSchema.read_cells(room.notebook.replica) if c.cell_type == "code"}
-            shown = {cell_id for cell_id in room.runtime.cells if cell_id not in room._gone_cells}
+            shown = {cell_id for cell_id in room.runtime.cells if cell_id not in room.cells.gone}
             assert shown == code
             assert all(read_cell(room.runtime_document.replica, cell_id) is not None for cell_id in code)
             kinds.add(len(code))
@@ -416,8 +416,8 @@ async def test_what_a_big_change_takes_leaves_turns_to_others(tmp_path: Path, mo
         turns = 0
         editor.hear()
         editor.write(client, lambda tx: tx.put_object(core.ROOT, "cells", core.ObjType.Map))
-        overwritten = room._cells_object
-        await have_turns(lambda: room._cells_object != overwritten)
+        overwritten = room.cells._cells_object
+        await have_turns(lambda: room.cells._cells_object != overwritten)
         assert turns > 10, "while the source was written again"
         await room.writer.flush()
         assert NotebookSchema.read_source(room.notebook.replica, "a") == "x" * 20_000
