@@ -50,7 +50,7 @@ def main() -> None:
     """Parses the command line and runs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of notebookd.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}; all without one")
-    names = parser.parse_args().rows or list(ROWS)
+    names = list(dict.fromkeys(parser.parse_args().rows)) or list(ROWS)
     if unknown := set(names) - ROWS.keys():
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     console = Console(width=None if Console().is_terminal else 140)
