@@ -9,6 +9,7 @@ import trio
 from daemon.http_app import ApiError
 from daemon.saving import NotSaved, SaveRefusal
 from sync.awaited_heads import WriterEnded
+from sync.blobs import BlobStoreError
 from sync.core.jsonrpc import RequestError
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ async def save_first(room: "Room") -> None:
                 await room.save()
         except NotSaved as error:
             status, reason = _NOT_SAVED.get(error.reason, (403, "forbidden"))
-            message = (
-                f"it is not saved, so it stays open: {error.message}. save_notebook with another path saves it there; "
-                "then DELETE with ?save=false closes it"
-            )
+            way_out = "save_notebook with another path saves it there; then DELETE with ?save=false closes it"
+            if isinstance(error.__cause__, BlobStoreError):
+                way_out = "clear_outputs takes away what can't be read; then it can be saved"
+            message = f"it is not saved, so it stays open: {error.message}. {way_out}"
             raise ApiError(status, reason, message) from error
         except (WriterEnded, RequestError):
             log.info("the room ended before it was closed", room=room.id)

@@ -116,6 +116,9 @@ def resolve_inside(root: Path, path: str | Path) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:
         raise PathRefused(f"{str(path)[:200]!r} is no usable path: {error}") from error
+    if any("\ud800" <= character <= "\udfff" for character in str(resolved)):
+        # JSON and CBOR can't say it: nobody could be told which notebook this is.
+        raise PathRefused(f"{str(path)[:200]!r} leads to a name that is no text")
     if not resolved.is_relative_to(resolved_root):
         raise OutsideRoot(f"{str(path)!r} is outside of {str(root)!r}")
     if not (str(path).endswith(".ipynb") and resolved.name.endswith(".ipynb")):
@@ -151,14 +154,19 @@ async def write_atomic(path: Path, data: bytes, *, expect: FileVersion | None = 
     return await trio.to_thread.run_sync(_write, path, data, expect, limiter=_limiter())
 
 
-async def write_new(path: Path, data: bytes) -> None:
-    """Makes a file that its owner alone may read; one that is there stays as it is.
+async def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> FileVersion:
+    """Makes a file; one that is there stays as it is.
+
+    Args:
+        path: Its place.
+        data: Its content.
+        mode: Its permissions, less the umask.
 
     Raises:
         FileExistsError: There is one.
         FileUnwritable: The disk refuses.
     """
-    await trio.to_thread.run_sync(_write_new, path, data, limiter=_limiter())
+    return await trio.to_thread.run_sync(_write_new, path, data, mode, limiter=_limiter())
 
 
 async def same_version(path: Path, known: FileVersion) -> FileVersion | None:
@@ -245,12 +253,12 @@ def _write(path: Path, data: bytes, expect: FileVersion | None) -> FileVersion:
         return version
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _write_new(path: Path, data: bytes, mode: int) -> FileVersion:
     with _errors_as(FileUnwritable, path):
         # Takes the name, with nothing in it: only then what is written under another can be moved there.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
         try:
-            _write(path, data, None)
+            return _write(path, data, None)
         except BaseException:
             with suppress(OSError):  # the first error counts
                 os.unlink(path)

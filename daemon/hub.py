@@ -31,7 +31,7 @@ from daemon.memory import give_back
 from daemon.metrics import Metrics
 from daemon.opening import read_notebook
 from daemon.room import Room, kernel_environment, timestamp
-from daemon.saving import NotSaved, look_at_file, render_room
+from daemon.saving import NotSaved, copy_stands, look_at_file, render_room
 from daemon.status import describe
 from daemon.unsaved import keep_unsaved
 from kernel_bridge import list_kernelspecs
@@ -147,6 +147,9 @@ class Hub:
     def disconnected(self, connection: Connection) -> None:
         """A peer left."""
         self.connections.discard(connection)
+        for room in self._rooms.values():
+            if any(connection in document.subscribers for _, document in room.documents):
+                room.seen_at = trio.current_time()
         self._counted.update(connection.counts())
 
     @property
@@ -196,6 +199,7 @@ class Hub:
                 break
             elif not room.closing:
                 if await self._stands_for_its_file(room):
+                    room.seen_at = trio.current_time()
                     return self._info(room), False
             else:
                 # It comes back as its file then is.
@@ -231,7 +235,7 @@ class Hub:
             others = [
                 one for one in room.notebook.subscribers if not isinstance(one, Connection) or one.peer_id != peer_id
             ]
-            if others or room.edited:
+            if others or room.edited or not await copy_stands(room):
                 raise ApiError(409, "conflict", "somebody is connected to it, or wrote what is in no file")
         # Not in this task, which ends if whoever asked does not wait for the answer.
         closing = _Closing()
@@ -339,7 +343,7 @@ class Hub:
 
     async def _keep_of_failed(self, room: Room, error: Exception) -> None:
         """What a room held that failed need not be sound, so it is not saved over the file."""
-        if not room.changed:
+        if not room.unsaved_work:
             return
         try:
             await keep_unsaved(room, f"the room failed: {error!r}")

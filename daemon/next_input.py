@@ -15,7 +15,7 @@ from daemon.core.effects import NextInput
 from sync.awaited_heads import WriterEnded
 from sync.core.binding import Transaction
 from sync.core.cell_order import place, read_order
-from sync.core.limits import MAX_DOCUMENT_OPS
+from sync.core.limits import MAX_DOCUMENT_OPS, MAX_SKIPPED_OPS
 from sync.core.notebook_schema import Cell, CellsInsertion, NotebookSchema
 from sync.core.positions import RANDOM_SPACE, random_digits
 
@@ -32,6 +32,8 @@ class NextInputs:
     def __init__(self, room: "Room") -> None:
         self._room = room
         self._send, self._receive = trio.open_memory_channel[NextInput](MAX_WAITING)
+        self._under_way = 0
+        self._settled = trio.Event()
 
     def note(self, wanted: NextInput) -> bool:
         """False if too many wait: the kernel's reader must not."""
@@ -39,7 +41,13 @@ class NextInputs:
             self._send.send_nowait(wanted)
         except trio.WouldBlock:
             return False
+        self._under_way += 1
         return True
+
+    async def settled(self) -> None:
+        """Returns once all of it stands in the notebook: half a text is not to be saved, or executed."""
+        while self._under_way:
+            await self._settled.wait()
 
     async def run(self) -> None:
         """Writes into the notebook what its kernel wants there. Runs until cancelled."""
@@ -47,13 +55,17 @@ class NextInputs:
         try:
             async for wanted in self._receive:
                 await _write(self._room, wanted)
+                self._under_way -= 1
+                self._settled.set()
+                self._settled = trio.Event()
         except WriterEnded:
             await trio.sleep_forever()  # the room is over, and cancels its tasks
 
 
 async def _write(room: "Room", wanted: NextInput) -> None:
     replica = room.notebook.replica
-    if room.notebook.operations + len(wanted.text) > MAX_DOCUMENT_OPS:
+    # Both what goes and what comes, and a cell around it.
+    if room.notebook.operations + len(wanted.code) + len(wanted.text) + 100 > MAX_DOCUMENT_OPS - MAX_SKIPPED_OPS:
         room.runtime.trouble("the notebook has no room for what the kernel wants to stand in a cell")
         return
     cell = NotebookSchema.read_cell(replica, wanted.cell_id)

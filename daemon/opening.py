@@ -10,7 +10,7 @@ import trio
 from daemon.core.kernel_metadata import with_kernel
 from daemon.core.notebook_file import parse_notebook, render_notebook
 from daemon.core.notebook_model import InvalidNotebook, LoadedNotebook, SavedNotebook
-from daemon.files import FileUnreadable, FileUnwritable, FileVersion, read_file, remove_leftovers, write_atomic
+from daemon.files import FileUnreadable, FileUnwritable, FileVersion, read_file, remove_leftovers, write_new
 from daemon.http_app import ApiError
 from daemon.room import new_id
 from kernel_bridge import NoSuchKernel, find_kernelspec
@@ -46,7 +46,9 @@ async def read_notebook(
         metadata = {} if kernel_name is None else await _kernel_metadata(kernel_name)
         data = await trio.to_thread.run_sync(render_notebook, SavedNotebook(metadata=metadata))
         try:
-            version = await write_atomic(path, data)
+            version = await write_new(path, data, mode=0o666)
+        except FileExistsError:  # another program was faster
+            return await read_notebook(path, create=False, kernel_name=kernel_name)
         except OSError as error:
             raise ApiError(400, "bad_request", f"the file can't be made: {error.strerror}") from error
         return LoadedNotebook(metadata=metadata), version, True

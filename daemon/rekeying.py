@@ -5,10 +5,11 @@ They are shown behind all others, in the order of their ids, until then; and sta
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from sync.core.binding import Transaction
-from sync.core.cell_order import is_placed, read_order, rekeyed
+from sync.core.cell_order import append, is_placed, read_order
 from sync.core.document import Document
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.positions import RANDOM_SPACE, random_digits
@@ -32,6 +33,9 @@ class Rekeying:
         self._notebook = notebook
         self._write = write
         self._ill: set[str] = set()
+        # Of these, in the order in which they are shown, what is to be moved behind the position `_left` while nobody edits.
+        self._rest: deque[str] = deque()
+        self._left: str | None = None
         self.deadline = math.inf
 
     def look(self, cell_id: str) -> None:
@@ -43,21 +47,29 @@ class Rekeying:
 
     def edited(self, now: float) -> None:
         """Peers changed something, which was looked at."""
+        self._rest.clear()
         self.deadline = now + QUIET_SECONDS if self._ill else math.inf
 
     def expire(self, now: float) -> None:
         """Writes what is due."""
         if now < self.deadline:
             return
-        order = read_order(self._notebook.replica)
-        ill = [cell.cell_id for cell in order if cell.position is None and cell.cell_id in self._ill]
-        moved = rekeyed(order, ill[:MAX_AT_ONCE], lambda: random_digits(random.randrange(RANDOM_SPACE)))
-        self._ill = set(ill[MAX_AT_ONCE:])
-        self.deadline = now + NEXT_SECONDS if self._ill else math.inf
+        if not self._rest:
+            order = read_order(self._notebook.replica)
+            self._rest.extend(cell.cell_id for cell in order if cell.position is None and cell.cell_id in self._ill)
+            self._left = next((cell.position for cell in reversed(order) if cell.position is not None), None)
+        cells = [self._rest.popleft() for _ in range(min(MAX_AT_ONCE, len(self._rest)))]
+        moved = append(self._left, cells, lambda: random_digits(random.randrange(RANDOM_SPACE)))
+        if len(moved) < len(cells):  # there is no room behind the last; they stay where they are shown
+            self._rest.clear()
+        self._ill.difference_update(cells)
+        self.deadline = now + NEXT_SECONDS if self._rest else math.inf
         if moved:  # not gone meanwhile
+            self._left = moved[-1][1]
             self._write(lambda tx: _move(tx, moved))
 
 
 def _move(transaction: Transaction, moved: Sequence[tuple[str, str]]) -> None:
     for cell_id, position in moved:
-        NotebookSchema.set_position(transaction, cell_id, position)
+        if not is_placed(transaction, cell_id):  # as somebody did since
+            NotebookSchema.set_position(transaction, cell_id, position)

@@ -45,6 +45,8 @@ from sync.writer import DocWriter
 
 log = structlog.get_logger(__name__)
 
+# A peer that was cut off tries again for a minute (`sync.client`), and brings what was written meanwhile.
+AWAY_SECONDS = 90.0
 # From the sending of an execution to its beginning: a kernel takes 3 ms, and longer when a completion holds it up.
 BEGIN_SECONDS = 1.0
 
@@ -107,10 +109,15 @@ class Room:
         self.replaced: list[Document] = []
         self.loaded = trio.Event()
         self.saved: tuple[Heads, int] | None = None
-        # Which state somebody had written to a file of another name.
+        # Which state somebody had written to a file of another name, and that file as it then was.
         self.copied: tuple[Heads, int] | None = None
+        self.copy: tuple[Path, FileVersion] | None = None
+        # The notebook's heads before the last roll-over, which is no edit, and after it.
+        self._moved: tuple[Heads, Heads] | None = None
         self.version = version
         self.file_status: FileStatus = "loading"
+        # When somebody asked for it, or left it, last.
+        self.seen_at = trio.current_time()
         self.past_widgets = PastWidgets(lambda: self.runtime_document)
         self.saving = trio.Lock()
         self.timestamp = timestamp
@@ -158,8 +165,8 @@ class Room:
         self.runtime.on_transition = self._note_transition
         self.runtime.on_deadline = self._move_deadline
         self.runtime.on_execution = _log_execution
-        self._next_inputs = NextInputs(self)
-        self.runtime.on_next_input = self._next_inputs.note
+        self.next_inputs = NextInputs(self)
+        self.runtime.on_next_input = self.next_inputs.note
         self.writer = DocWriter(
             notebook=self.notebook,
             runtime=runtime_document,
@@ -221,7 +228,7 @@ class Room:
                         producers.start_soon(self._load)
                         producers.start_soon(self._compactor.run)
                         producers.start_soon(roll_over_when_due, self)
-                        producers.start_soon(self._next_inputs.run)
+                        producers.start_soon(self.next_inputs.run)
                         task_status.started()
         finally:
             self.closed = True
@@ -262,7 +269,7 @@ class Room:
             log.exception("not saved at the end, nor kept: it is lost", room=self.id, path=self.shown_path)
             done = True
         finally:
-            if not done and save and self.changed and not self.closed:
+            if not done and save and self.unsaved_work and not self.closed:
                 log.error("not saved at the end: it took too long", room=self.id, path=self.shown_path)
 
     async def settled(self) -> None:
@@ -276,6 +283,7 @@ class Room:
         if not self._untouched:
             with self.serving():
                 await self.loaded.wait()
+                await self.next_inputs.settled()
 
     @contextmanager
     def serving(self, *, accepted: bool = True) -> Iterator[None]:
@@ -371,6 +379,7 @@ class Room:
         self._compactor.watch(self.runtime_document)
         # That change is in no file, and makes none another.
         before, heads = self.notebook.published_heads(), self.notebook.heads()
+        self._moved = before, heads
         if self.copied is not None and self.copied[0] == before:
             self.copied = (heads, self.copied[1])
         if self.saved is not None and self.saved[0] == before:
@@ -391,6 +400,11 @@ class Room:
         return self.loaded.is_set() and self.saved != self.state
 
     @property
+    def unsaved_work(self) -> bool:
+        """Whether somebody did what is not in the file, be it while that is still loaded."""
+        return self.changed if self.loaded.is_set() else not self._untouched
+
+    @property
     def edited(self) -> bool:
         """Whether people wrote what is in no file."""
         heads = self.notebook.heads()
@@ -400,12 +414,13 @@ class Room:
 
     @property
     def unused(self) -> bool:
-        """Whether its end takes nothing from anybody: no peer, no kernel, nothing that waits, nothing that is not saved."""
+        """Whether its end takes nothing from anybody: no peer is there, or may come back; no kernel; all is done, and saved."""
         return not (
             self.changed
             or not self.loaded.is_set()
             or self._serving
             or any(document.subscribers for _, document in self.documents)
+            or trio.current_time() < self.seen_at + AWAY_SECONDS
             or self.runtime.kernel_status not in ("not_started", "dead")
             or self.runtime.queue.waiting
         )
@@ -414,6 +429,10 @@ class Room:
     def state(self) -> tuple[Heads, int]:
         """Which state of the notebook a file would have: the heads of what people wrote, and a count of output changes."""
         return self.notebook.published_heads(), self.writer.file_changes
+
+    def as_now(self, state: tuple[Heads, int]) -> tuple[Heads, int]:
+        """A state that was rendered, with the heads that it has since a roll-over, if there was one meanwhile."""
+        return (self._moved[1], state[1]) if self._moved is not None and self._moved[0] == state[0] else state
 
     def tell_file(self, status: FileStatus, error: str | None = None) -> None:
         """Says in the runtime document what the file is, and what is wrong with it."""

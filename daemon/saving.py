@@ -1,8 +1,9 @@
 """From the documents into a notebook file: one state of both, read in slices, written atomically."""
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -15,6 +16,8 @@ from daemon.core.saved_widgets import render_widget_state
 from daemon.files import FileChanged, FileUnreadable, FileUnwritable, same_version, write_atomic
 from daemon.slices import in_slices
 from daemon.widget_reading import read_widgets
+from kernel_bridge import KernelSpec
+from kernel_bridge.core.messages import KernelInfoReply
 from sync.blobs import BlobMissing, BlobStoreError
 from sync.core.binding import Replica
 from sync.core.identifiers import Heads, heads_to_hex
@@ -75,16 +78,7 @@ async def render_room(room: "Room", *, outputs: bool = True) -> RenderedNotebook
     notebook, runtime = room.notebook.replica, room.runtime_document.replica
     notebook_heads, runtime_heads = room.notebook.published_heads(), room.runtime_document.published_heads()
     state = room.state
-    metadata = NotebookSchema.read_metadata(notebook, notebook_heads)
-    if room.kernels.ran is not None:
-        spec, info = room.kernels.ran
-        metadata = with_kernel(
-            metadata,
-            name=spec.name,
-            display_name=spec.display_name,
-            language=spec.language,
-            language_info=info.language_info,
-        )
+    metadata = partial(_metadata, NotebookSchema.read_metadata(notebook, notebook_heads), room.kernels.ran)
     cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook, notebook_heads)))
     if not outputs:
         bare = [replace(cell, attachments=None) for cell in cells]
@@ -123,12 +117,12 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
                 await _write_own(room, rendered)
             else:
                 async with room.reserve(path):
-                    await write_atomic(path, rendered.data)
-                room.copied = rendered.state
+                    room.copy = path, await write_atomic(path, rendered.data)
+                room.copied = room.as_now(rendered.state)
         except (OSError, BlobStoreError, InvalidNotebook) as error:
             raise NotSaved(*_reason(error), rendered) from error
         saved_at = room.timestamp()
-        heads = heads_to_hex(rendered.notebook_heads)
+        heads = heads_to_hex(room.as_now(rendered.state)[0])
         if path == room.path:
             room.tell_saved(heads, saved_at)
         return {"path": room.show(path), "saved_at": saved_at, "notebook_heads": heads}
@@ -144,7 +138,7 @@ async def _write_own(room: "Room", rendered: RenderedNotebook) -> None:
         if status is not None:
             room.tell_file(status, error.reason)
         raise
-    room.saved = rendered.state
+    room.saved = room.as_now(rendered.state)
 
 
 def _reason(error: Exception) -> tuple[SaveRefusal, str]:
@@ -159,8 +153,20 @@ def _reason(error: Exception) -> tuple[SaveRefusal, str]:
     return "forbidden" if refused else "internal", f"the file can't be written: {error.reason}"
 
 
+async def copy_stands(room: "Room") -> bool:
+    """Whether what was saved under another name is still there; True if nothing was, or the room's own file has it all."""
+    if room.copy is None or (room.saved is not None and room.saved[0] == room.notebook.heads()):
+        return True
+    try:
+        return await same_version(*room.copy) is not None
+    except (FileNotFoundError, FileUnreadable):
+        return False
+
+
 async def look_at_file(room: "Room") -> bool:
     """Whether the room's file holds something else than what was last read or written; if not, `file` says what it is."""
+    if room.load_error is not None:
+        return False  # it is never saved over, and `file` says so
     async with room.saving:
         try:
             version = await same_version(room.path, room.version)
@@ -178,8 +184,22 @@ async def look_at_file(room: "Room") -> bool:
         return False
 
 
+def _metadata(written: dict[str, Any], ran: tuple[KernelSpec, KernelInfoReply] | None) -> dict[str, Any]:
+    """The notebook's metadata with the kernel that ran; a kernel may say so much of itself that it takes a while."""
+    if ran is None:
+        return written
+    spec, info = ran
+    return with_kernel(
+        written,
+        name=spec.name,
+        display_name=spec.display_name,
+        language=spec.language,
+        language_info=info.language_info,
+    )
+
+
 def _render(
-    metadata: dict[str, Any],
+    metadata: Callable[[], dict[str, Any]],
     cells: Sequence[Cell],
     entries: Sequence[Mapping[str, Any]],
     comms: Mapping[str, Mapping[str, Any]],
@@ -204,4 +224,4 @@ def _render(
         for cell, entry in zip(cells, entries, strict=True)
     ]
     widget_state = render_widget_state(comms, load)
-    return render_notebook(SavedNotebook(metadata=metadata, cells=saved, widget_state=widget_state))
+    return render_notebook(SavedNotebook(metadata=metadata(), cells=saved, widget_state=widget_state))

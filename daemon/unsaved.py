@@ -12,7 +12,7 @@ import trio
 
 from daemon.core.notebook_model import InvalidNotebook
 from daemon.files import FileUnwritable, write_new
-from daemon.saving import NotSaved, RenderedNotebook, render_room
+from daemon.saving import NotSaved, RenderedNotebook, copy_stands, render_room
 from sync.blobs import BlobStoreError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def keep_unsaved(room: "Room", reason: str, rendered: RenderedNotebook | N
         rendered: what was to be saved, if that is at hand: when the daemon ends there is no time to render it again.
     """
     told = {"room": room.id, "path": room.shown_path, "reason": reason}
-    if room.copied == room.state:
+    if room.copied == room.state and await copy_stands(room):
         log.warning("not saved at the end, but the same is in another file, as somebody asked", **told)
         return
     try:
@@ -71,7 +71,7 @@ async def keep_unsaved(room: "Room", reason: str, rendered: RenderedNotebook | N
 
 async def _write(folder: Path, stem: str, data: bytes) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    stem = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
+    stem = stem.encode(errors="replace")[:_MAX_STEM_BYTES].decode(errors="ignore")
     for number in range(1, _MAX_TRIES):
         path = folder / f"{stem}.unsaved-{now}{'' if number == 1 else f'-{number}'}.ipynb"
         try:

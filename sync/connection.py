@@ -409,20 +409,25 @@ class Connection:
             await trio.sleep(delay)
 
     async def _refuse_too_deep(self, document_id: DocumentId, encoded: bytes) -> bool:
-        """Whether it is a request all the same, which then has its answer: a kernel may have nested what it only hands back."""
+        """Whether it is JSON-RPC all the same, whose sender hears of it: a kernel may have nested what it only hands back."""
         try:
             data = await decoded(partial(decode_data, max_depth=ANSWERED_DEPTH), encoded)
         except ProtocolError:
             return False
+        if not is_jsonrpc(data):
+            return False
         await self._pace_requests()
-        return is_jsonrpc(data) and self._refuse(document_id, data, f"a request that nests deeper than {MAX_DEPTH}")
+        self._refuse(document_id, data, f"a request that nests deeper than {MAX_DEPTH}")
+        return True
 
-    def _refuse(self, document_id: DocumentId, data: dict[Any, Any], what: str) -> bool:
+    def _refuse(self, document_id: DocumentId, data: dict[Any, Any], what: str) -> None:
+        if "method" not in data:
+            return  # an answer, which has none
         request_id = id_to_answer(data)
         if request_id is None:
-            return False
-        self.send_error(document_id, request_id, RequestError.too_large(what))
-        return True
+            self.tell(f"{what} was dropped")
+        else:
+            self.send_error(document_id, request_id, RequestError.too_large(what))
 
     def _relay(self, document: Document, frame: Ephemeral) -> None:
         size = len(frame.data)

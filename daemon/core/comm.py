@@ -71,7 +71,8 @@ class Comm:
     """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it.
 
     `references`: the comms that its traits name, by trait. `was_used`: an output showed it, or a widget referred to it.
-    `unsure`: nobody knows what the kernel has of it, which is to be asked.
+    `unsure`: nobody knows what the kernel has of it, which is to be asked; `question`: the last that did. `opening`: a peer's
+    comm_open of it.
     """
 
     comm_id: str
@@ -87,6 +88,8 @@ class Comm:
     references: dict[str, tuple[str, ...]] = field(default_factory=dict)
     was_used: bool = False
     unsure: bool = False
+    opening: str | None = None
+    question: str | None = None
 
     @property
     def in_hand(self) -> bool:

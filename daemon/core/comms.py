@@ -308,6 +308,7 @@ class CommRegistry:
             metadata = None if version is None else {"version": version}
             msg_id = self._new_msg_id()
             if comm.is_widget:  # its model has defaults for what the peer did not name, and widgets of its own
+                comm.opening = msg_id
                 self._open[msg_id] = Sent(comm_id, unsure=True)
             self._sends.append(SendComm(msg_id, "comm_open", content, tuple(buffers), metadata))
         return comm
@@ -336,8 +337,9 @@ class CommRegistry:
     def _drop(self, comm: Comm) -> None:
         del self.comms[comm.comm_id]
         self._traits -= len(comm.known)
-        if comm.sent is not None:
-            self._open.pop(comm.sent, None)
+        for msg_id in (comm.sent, comm.opening, comm.question):
+            if msg_id is not None:
+                self._open.pop(msg_id, None)
         self._waiting.pop(comm.comm_id, None)
         self.changes.close(comm.comm_id)
 
@@ -407,7 +409,8 @@ class CommRegistry:
         """
         if comm.unsure and comm.is_widget and not comm.in_hand:
             comm.unsure = False
-            self._open[self._request_state(comm.comm_id)] = Sent(comm.comm_id, is_question=True)
+            comm.question = self._request_state(comm.comm_id)
+            self._open[comm.question] = Sent(comm.comm_id, is_question=True)
 
     def _request_state(self, comm_id: str) -> str:
         return self.send(comm_id, {"method": "request_state"}, ())

@@ -283,12 +283,16 @@ class ExecutionQueue:
             execution.ask_at = now + ASK_AFTER_INTERRUPT_SECONDS
         return execution, self._cancel_rest_of_run(execution, now)
 
-    def kernel_gone(self, loss: Loss, now: float) -> list[Transition]:
-        """No kernel will answer any more: everything accepted ends."""
+    def kernel_gone(self, loss: Loss, now: float, *, was_idle: bool = True) -> list[Transition]:
+        """No kernel will answer any more: everything accepted ends.
+
+        Args:
+            was_idle: False if it was at work on something else, behind which what is in flight had not begun.
+        """
         transitions: list[Transition] = []
         execution = self.in_flight
         if execution is not None:
-            if loss == "died" and execution.reply_status not in _ABORTED:
+            if loss == "died" and was_idle and execution.reply_status not in _ABORTED:
                 # The kernel had it. What ends a process at once leaves it no time to say that it began (measured: a cell
                 # that kills its own process, 4 of 4).
                 transitions += self._start(execution, None)

@@ -56,6 +56,7 @@ class Runtime(KernelMessages):
         """Empties cells' outputs, but for the one that runs; returns those emptied."""
         running = self.queue.running
         cleared = [c for c in cell_ids if c in self.cells and not (running is not None and running.cell_id == c)]
+        self._was_cleared = self._was_cleared or bool(cleared)
         for cell_id in cleared:
             self.outputs.reset(Target("cell", cell_id))
             self.widgets.cell_cleared(cell_id)
@@ -115,8 +116,8 @@ class Runtime(KernelMessages):
 
     @property
     def unused(self) -> bool:
-        """Whether nobody has executed anything yet."""
-        return not (self.ended or self.queue.waiting or self.queue.running or self.queue.in_flight)
+        """Whether nobody has executed or cleared anything yet."""
+        return not (self._was_cleared or self.ended or self.queue.waiting or self.queue.running or self.queue.in_flight)
 
     @property
     def deadline(self) -> float | None:
@@ -164,7 +165,7 @@ class Runtime(KernelMessages):
         """The kernel ended or could not start; `message` makes it an error that peers see, `reason` if not as usual."""
         self._kernel_session = None
         self._troubles.clear()
-        self._apply(self.queue.kernel_gone(loss, self._monotonic()))
+        self._apply(self.queue.kernel_gone(loss, self._monotonic(), was_idle=not self._comm_running))
         if self.widgets.live:
             self.on_widgets_gone()
         self.widgets.kernel_gone()

@@ -72,6 +72,7 @@ class Transitions(PendingBatch):
         self._monotonic = monotonic
         self._timestamp = timestamp
         self._queue_changed = False
+        self._was_cleared = False
         # When peers were told of the queue, and when they will be of what they were not told.
         self._queue_told = -math.inf
         self._queue_due: float | None = None

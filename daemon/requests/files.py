@@ -31,6 +31,7 @@ async def save_notebook(call: Call, params: SaveNotebook) -> Result | Later:
 
     async def finish() -> Result:
         await room.loaded.wait()
+        await room.next_inputs.settled()
         try:
             # Accepted: a peer that leaves meanwhile has its file all the same.
             with trio.CancelScope(shield=True):

@@ -64,6 +64,7 @@ class Call:
         if hex_heads is None:
             # What the peer sent before the request is in the document that it means.
             await self.room.writer.changes_taken()
+            await self.room.next_inputs.settled()
             return None
         try:
             heads = heads_from_hex(hex_heads)

@@ -80,20 +80,18 @@ def place(order: Sequence[Placed], index: int, random_source: Callable[[], str])
     return position, moved
 
 
-def rekeyed(order: Sequence[Placed], ill: Sequence[str], random_source: Callable[[], str]) -> list[tuple[str, str]]:
-    """What puts cells without a position behind those that have one: (cell_id, position) of each of `ill`, in its order.
+def append(left: str | None, cells: Sequence[str], random_source: Callable[[], str]) -> list[tuple[str, str]]:
+    """Positions behind the last one, `left` (None: there is none), for cells in their order: (cell_id, position) of each.
 
-    All cells where there is no room any more. The other arguments as of `place`.
+    Of the first ones only where there is no room for more.
     """
-    left = next((cell.position for cell in reversed(order) if cell.position is not None), None)
     moved: list[tuple[str, str]] = []
     try:
-        for cell_id in ill:
+        for cell_id in cells:
             left = between(left, None, random_source())
             moved.append((cell_id, left))
     except PositionsExhausted:
-        fresh = spread(len(order), random_source)
-        moved = [(cell.cell_id, position) for cell, position in zip(order, fresh, strict=True)]
+        pass
     return moved
 
 

@@ -548,6 +548,15 @@ def test_a_widget_that_a_peer_opens_has_its_models_defaults(echo: bool) -> None:
     assert notebook.kernel.questions == 1
 
 
+def test_what_was_opened_and_closed_leaves_nothing_behind() -> None:
+    widgets = Notebook().runtime.widgets
+    for number in range(3):
+        widgets.open_by_peer(f"w{number}", "jupyter.widget", {"state": {"_model_name": "IntSliderModel"}}, [])
+        widgets.close_by_peer(f"w{number}", {})
+
+    assert widgets.comms.open_messages() == []
+
+
 def test_an_unknown_target_is_closed_by_the_kernel() -> None:
     notebook = Notebook()
     notebook.runtime.widgets.open_by_peer("mine", "nobody", {}, [])

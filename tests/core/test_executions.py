@@ -276,6 +276,15 @@ def test_what_the_kernel_died_of_before_it_could_say_so_is_an_error() -> None:
     assert statuses(ended) == [("a", "error"), ("b", "cancelled")]
 
 
+def test_behind_what_a_kernel_died_of_nothing_had_begun() -> None:
+    queue = ExecutionQueue()
+    submit(queue, "a")
+    queue.take_next()
+
+    [ended] = queue.kernel_gone("died", 0.0, was_idle=False)
+    assert statuses([ended]) == [("a", "cancelled")]
+
+
 def test_what_it_had_not_begun_when_it_was_restarted_or_had_aborted_is_cancelled() -> None:
     for loss, aborted in (("restart", False), ("shutdown", False), ("died", True)):
         queue = ExecutionQueue()

@@ -211,6 +211,18 @@ def test_the_pager_is_an_output_of_its_cell() -> None:
     assert mutation.output.data == {"text/plain": "Docstring"}
 
 
+@pytest.mark.parametrize("callback", [False, True])
+def test_a_kernel_that_dies_in_a_callback_clears_no_cell_that_waits_behind_it(callback: bool) -> None:
+    machine = Machine("a").ready()
+    if callback:
+        machine.say(k.Status(execution_state="busy"), "x-comm", "comm_msg")
+    machine.submit("a")
+    machine.drain()
+    machine.runtime.kernel_gone("died", message="it died")
+
+    assert bool(of_type(machine.drain(), ClearOutputs)) is not callback
+
+
 def test_what_the_kernel_wants_to_stand_in_a_cell_is_bounded_and_said() -> None:
     machine = Machine("a").ready()
     machine.submit("a")

@@ -405,6 +405,20 @@ async def test_load_takes_the_place_of_its_line_and_next_input_is_a_cell_below(
         assert await peer.run(below) == "done"
 
 
+async def test_half_of_what_is_loaded_is_neither_saved_nor_executed(daemon: ServedDaemon, tmp_path: Path) -> None:
+    loaded = tmp_path / "loaded.py"
+    loaded.write_text("# long\n" * 10_000 + "print('whole')\n")
+    async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
+        cell_id = peer.add_cell(f"%load {loaded}")
+        execution_id = await peer.execute(cell_id)
+        assert await peer.done(execution_id) == "done"
+        saving, again = peer.ask("save_notebook"), peer.ask("execute_cell", cell_id=cell_id)
+        path = daemon.root / (await saving.result())["path"]
+        assert nbformat.read(path, 4).cells[-1].source.endswith("print('whole')\n")
+        assert await peer.done((await again.result())["execution_id"]) == "done"
+        await text_is(peer, cell_id, "whole\n")
+
+
 async def test_a_cell_that_was_edited_meanwhile_is_left_alone(daemon: ServedDaemon) -> None:
     async with daemon.opened() as opened, watching(daemon, opened) as peer:
         asking = peer.add_cell("input()\nget_ipython().set_next_input('instead', replace=True)")

@@ -23,7 +23,7 @@ from sync.core.binding import ROOT, Replica, ScalarType
 from sync.core.changes import ChangeRejected, check_changes
 from sync.core.frames import Ephemeral, Join, ProtocolError, Sync, decode_data, decode_frame, encode_data, encode_frame
 from sync.core.identifiers import DocumentId, Heads
-from sync.core.jsonrpc import id_to_answer, is_jsonrpc
+from sync.core.jsonrpc import is_jsonrpc
 from sync.core.limits import MAX_FRAME_BYTES
 from sync.core.sync_message import SyncMessageInvalid, decode_sync_message, encode_sync_message
 from sync.websocket import SocketClosed, SocketProtocolError, connect_socket
@@ -220,7 +220,7 @@ def after(frame: bytes) -> Then:
                 decode_data(decoded.data)
             except ProtocolError:
                 deep = decode_data(decoded.data, max_depth=ANSWERED_DEPTH)
-                return "more" if is_jsonrpc(deep) and id_to_answer(deep) is not None else "ends"
+                return "more" if is_jsonrpc(deep) else "ends"
     except (ProtocolError, SyncMessageInvalid):
         return "ends"
     return "ends" if isinstance(decoded, Join) else "more"

@@ -299,6 +299,11 @@ async def test_a_request_that_nests_too_deep_is_answered_and_what_is_none_is_a_b
         await client.socket.until(lambda: client.answers)
         assert client.answers == {5: "too_large"}
         assert not client.socket.dropped
+        client.say({"jsonrpc": "2.0", "id": 6, "to": "daemon", "result": deep})  # never answer an answer
+        client.say({"jsonrpc": "2.0", "method": "comm_custom", "params": {"content": deep}})
+        await client.socket.until(lambda: client.socket.of(ErrorFrame))
+        assert client.answers == {5: "too_large"}
+        assert not client.socket.dropped
         assert hub.requests == []
         client.say({"cursor": deep})
         await client.socket.until(lambda: client.socket.dropped)

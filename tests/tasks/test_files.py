@@ -55,6 +55,17 @@ def test_what_is_no_ipynb_is_refused_also_behind_a_link(root: Path, path: str) -
         resolve_inside(root, path)
 
 
+def test_a_name_that_is_no_text_is_refused_also_behind_a_link(root: Path) -> None:
+    odd = os.fsencode(root) + b"/\xff.ipynb"
+    try:
+        os.close(os.open(odd, os.O_WRONLY | os.O_CREAT))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    os.symlink(odd, os.fsencode(root / "link.ipynb"))
+    with pytest.raises(PathRefused, match="no text"):
+        resolve_inside(root, "link.ipynb")
+
+
 @pytest.mark.parametrize("path", ["a\0.ipynb", "x" * 5000 + ".ipynb", "loop.ipynb", "file.ipynb/b.ipynb"])
 def test_what_is_no_path_is_refused(root: Path, path: str) -> None:
     (root / "loop.ipynb").symlink_to(root / "loop.ipynb")

@@ -85,3 +85,19 @@ async def test_many_are_moved_a_few_at_a_time(
             assert len(ill(room)) == left
             await pass_time(mock_clock, NEXT_SECONDS)
         assert len(room.notebook.log) == before + 1 + 4
+
+
+async def test_a_position_that_a_peer_gives_meanwhile_stays(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.write("a.ipynb")
+        room = await daemon.open()
+        client, editor = await daemon.connect(room), Editor(room)
+        editor.write(client, put_cells(editor, {"b": None}))
+        await pass_time(mock_clock)
+        room.cells._rekeying.deadline = 0
+        room.cells.expire(0.0)  # decided, and not yet written
+        cell = cast("Any", editor.replica.get(editor.cells, "b"))[1]
+        editor.write(client, lambda tx: tx.put(cell, "position", ScalarType.Str, "0001"))
+        await pass_time(mock_clock)
+        [first, _] = read_order(room.notebook.replica)
+        assert first == ("b", "0001")

@@ -14,7 +14,9 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from daemon.core.notebook_model import LoadedNotebook
+from daemon.core.notebook_file import render_notebook
+from daemon.core.notebook_model import LoadedNotebook, SavedNotebook
+from daemon.files import FileVersion, write_atomic
 from daemon.http_app import ApiError
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
@@ -305,6 +307,20 @@ async def test_what_was_saved_elsewhere_is_not_copied_as_well(root: Path) -> Non
         assert copies(root) == []
 
 
+async def test_where_what_was_saved_elsewhere_is_gone_it_counts_no_more(root: Path) -> None:
+    async with running(root) as daemon:
+        room, client = await edited(daemon)
+        change_outside(root / "a.ipynb")
+        assert await ask(client, room, "save_notebook", path="elsewhere.ipynb") == "ok"
+        client.socket.leave()
+        await wait_all_tasks_blocked()
+        change_outside(root / "elsewhere.ipynb")
+        with pytest.raises(ApiError, match="no file"):
+            await daemon.hub.close_notebook(room.id, save=False)
+        await daemon.hub.close_all(save=True)
+        assert [source(copy) for copy in copies(root)] == [EDITED]
+
+
 async def test_a_file_that_changes_while_its_notebook_is_closed_costs_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +358,11 @@ async def test_what_was_written_into_a_notebook_that_was_not_loaded_whole_is_kep
         with pytest.raises(ApiError, match="not loaded whole") as refused:
             await daemon.hub.close_notebook(room.id)
         assert refused.value.status == 403
+        (root / "a.ipynb").rename(root / "away.ipynb")
+        assert await daemon.open() is room
+        (root / "away.ipynb").rename(root / "a.ipynb")
+        assert await daemon.open() is room
+        assert file_of(room)["status"] == "read_only", "wherever the file is"
         await daemon.hub.close_all(save=True)
         assert (root / "a.ipynb").read_bytes() == before
         assert [source(copy) for copy in copies(root)] == [EDITED]
@@ -371,6 +392,8 @@ async def test_an_output_that_is_gone_does_not_take_with_it_what_people_wrote(ro
         assert await ask(client, room, "save_notebook") == "internal"
         with pytest.raises(ApiError, match="no blob"):
             await daemon.hub.notebook_file(room.id)
+        with pytest.raises(ApiError, match="clear_outputs"):
+            await daemon.hub.close_notebook(room.id)
         await daemon.hub.close_all(save=True)
         assert [source(copy) for copy in copies(root)] == [EDITED]
 
@@ -409,6 +432,23 @@ async def test_what_peers_do_while_the_file_is_loaded_is_saved(
         await room.ended.wait()
         assert source(root / "a.ipynb") == ("1" if executed else EDITED)
         assert (root / "a.ipynb").stat().st_ino != before, "it was written"
+
+
+async def test_outputs_that_are_cleared_while_the_file_is_loaded_are_cleared_in_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = {"output_type": "stream", "name": "stdout", "text": "old"}
+
+    async def cleared(room: Room, notebook: LoadedNotebook) -> None:
+        await load_into(room, notebook)
+        room.runtime.clear_outputs(["a"])
+
+    monkeypatch.setattr("daemon.room.load_into", cleared)
+    async with running(root) as daemon:
+        daemon.write("a.ipynb", [{**CELLS[0], "outputs": [output]}])
+        room = await daemon.open()
+        await daemon.hub.close_notebook(room.id)
+        assert json.loads((root / "a.ipynb").read_text())["cells"][0]["outputs"] == []
 
 
 @pytest.mark.parametrize("at_the_end", [False, True])
@@ -527,7 +567,10 @@ async def test_a_refused_save_says_what_the_file_is_until_one_works(root: Path) 
 # Opening again.
 
 
-async def test_a_file_that_changed_while_nobody_was_there_is_read_again(root: Path) -> None:
+async def test_a_file_that_changed_while_nobody_was_there_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.room.AWAY_SECONDS", 0)
     async with running(root) as daemon:
         daemon.write("a.ipynb")
         room = await daemon.open()
@@ -541,8 +584,12 @@ async def test_a_file_that_changed_while_nobody_was_there_is_read_again(root: Pa
         assert source(root / "a.ipynb") == "theirs"
 
 
-@pytest.mark.parametrize("what", ["a peer", "an edit", "a kernel", "something queued"])
-async def test_a_notebook_that_somebody_needs_stays_and_says_that_its_file_changed(root: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["a peer", "an edit", "a kernel", "something queued", "a peer that may come back"])
+async def test_a_notebook_that_somebody_needs_stays_and_says_that_its_file_changed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what != "a peer that may come back":
+        monkeypatch.setattr("daemon.room.AWAY_SECONDS", 0)
     async with running(root) as daemon:
         daemon.write("a.ipynb")
         room = await daemon.open()
@@ -571,3 +618,37 @@ async def test_a_notebook_that_somebody_needs_stays_and_says_that_its_file_chang
         (root / "a.ipynb").unlink()
         assert await daemon.open() is room
         assert file_of(room)["status"] == "missing"
+
+
+async def test_a_file_that_another_program_makes_meanwhile_is_theirs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slower(notebook: SavedNotebook) -> bytes:
+        (root / "new.ipynb").write_text(THEIRS)
+        return render_notebook(notebook)
+
+    monkeypatch.setattr("daemon.opening.render_notebook", slower)
+    async with running(root) as daemon:
+        _, created = await daemon.hub.open_notebook("new.ipynb", create=True, kernel_name=None)
+        [room] = daemon.hub.rooms.values()
+        await room.loaded.wait()
+        assert (created, room_source(room)) == (False, "theirs")
+
+
+async def test_a_roll_over_while_the_file_is_written_is_no_edit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(root) as daemon:
+        room, _ = await edited(daemon)
+
+        async def write_slowly(path: Path, data: bytes, **options: Any) -> FileVersion:
+            monkeypatch.undo()
+            succession = room.writer.begin_succession(b"s" * 16)
+            succession.catch_up()
+            await room.writer.succeed()
+            return await write_atomic(path, data, **options)
+
+        monkeypatch.setattr("daemon.saving.write_atomic", write_slowly)
+        await room.save()
+        await room.writer.flush()
+        assert room.writer.successions == 1
+        assert not room.edited
+        assert file_of(room)["saved_notebook_heads"] == heads_to_hex(room.notebook.heads())
