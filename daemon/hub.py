@@ -149,7 +149,7 @@ class Hub:
         self.connections.discard(connection)
         for room in self._rooms.values():
             if any(connection in document.subscribers for _, document in room.documents):
-                room.seen_at = trio.current_time()
+                room.left_at = trio.current_time()
         self._counted.update(connection.counts())
 
     @property
@@ -199,7 +199,6 @@ class Hub:
                 break
             elif not room.closing:
                 if await self._stands_for_its_file(room):
-                    room.seen_at = trio.current_time()
                     return self._info(room), False
             else:
                 # It comes back as its file then is.

@@ -116,8 +116,8 @@ class Room:
         self._moved: tuple[Heads, Heads] | None = None
         self.version = version
         self.file_status: FileStatus = "loading"
-        # When somebody asked for it, or left it, last.
-        self.seen_at = trio.current_time()
+        # When a peer left it last.
+        self.left_at = -math.inf
         self.past_widgets = PastWidgets(lambda: self.runtime_document)
         self.saving = trio.Lock()
         self.timestamp = timestamp
@@ -420,7 +420,7 @@ class Room:
             or not self.loaded.is_set()
             or self._serving
             or any(document.subscribers for _, document in self.documents)
-            or trio.current_time() < self.seen_at + AWAY_SECONDS
+            or trio.current_time() < self.left_at + AWAY_SECONDS
             or self.runtime.kernel_status not in ("not_started", "dead")
             or self.runtime.queue.waiting
         )
