@@ -299,6 +299,9 @@ class Notebook(KernelRequests):
                 except ConnectionLost:
                     continue
                 except RequestFailed as error:
+                    if error.code == ErrorCode.TIMEOUT:
+                        # Its answer spoke of a runtime document that has not come yet, or is replaced by now.
+                        continue
                     if error.code == ErrorCode.HEADS_TIMEOUT:
                         raise SyncTimeout(f"the daemon did not take all edits: {error}") from error
                     raise

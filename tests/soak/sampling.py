@@ -40,6 +40,8 @@ class Sampler:
 
     async def sample(self, seconds: float, connections: int) -> dict[str, float]:
         """Takes one sample, `seconds` after the start."""
+        # Before the request, whose own connection may still be open when it has been answered.
+        fds = self._process.num_fds()
         metrics = read_metrics((await self._daemon.get("/metrics")).raise_for_status().text)
         used, daemon_used = self._cpu_since()
         before, self._looked_at = self._looked_at, trio.current_time()
@@ -47,7 +49,7 @@ class Sampler:
         sample = {
             "seconds": seconds,
             "rss_mib": self._process.memory_info().rss / MIB,
-            "fds": self._process.num_fds(),
+            "fds": fds,
             "threads": self._process.num_threads(),
             "tasks": metrics["notebookd_tasks"],
             "peers": metrics["notebookd_peers"],

@@ -1,5 +1,6 @@
 """Cells without a position that is well formed get one, when nobody edits."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,10 +8,13 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from daemon import rekeying
-from daemon.rekeying import NEXT_SECONDS, QUIET_SECONDS
+from daemon.rekeying import NEXT_SECONDS, QUIET_SECONDS, Rekeying
 from daemon.room import Room
 from sync.core.binding import ObjId, ObjType, ScalarType, Transaction
 from sync.core.cell_order import read_order
+from sync.core.document import Document
+from sync.core.identifiers import document_id
+from sync.core.notebook_schema import Cell, CellsInsertion, NotebookSchema
 from sync.writer import COMMIT_INTERVAL
 from tests.fakes.editor import Editor
 from tests.fakes.hub_in_memory import running
@@ -87,17 +91,16 @@ async def test_many_are_moved_a_few_at_a_time(
         assert len(room.notebook.log) == before + 1 + 4
 
 
-async def test_a_position_that_a_peer_gives_meanwhile_stays(tmp_path: Path, mock_clock: MockClock) -> None:
-    async with running(tmp_path) as daemon:
-        daemon.write("a.ipynb")
-        room = await daemon.open()
-        client, editor = await daemon.connect(room), Editor(room)
-        editor.write(client, put_cells(editor, {"b": None}))
-        await pass_time(mock_clock)
-        room.cells._rekeying.deadline = 0
-        room.cells.expire(0.0)  # decided, and not yet written
-        cell = cast("Any", editor.replica.get(editor.cells, "b"))[1]
-        editor.write(client, lambda tx: tx.put(cell, "position", ScalarType.Str, "0001"))
-        await pass_time(mock_clock)
-        [first, _] = read_order(room.notebook.replica)
-        assert first == ("b", "0001")
+def test_a_position_that_a_peer_gives_meanwhile_stays() -> None:
+    document = Document(document_id(b"n" * 16))
+    document.commit(lambda tx: NotebookSchema.create(tx, runtime_url="automerge:r", metadata={}))
+    document.commit(lambda tx: CellsInsertion([Cell("b", "code", None, "")]).write(tx))
+    writes: list[Callable[[Transaction], None]] = []
+    rekeying = Rekeying(document, writes.append)
+    rekeying.look("b")
+    rekeying.edited(0.0)
+    rekeying.expire(QUIET_SECONDS)  # decided, and not yet written
+    [write] = writes
+    document.commit(lambda tx: NotebookSchema.set_position(tx, "b", "0001"))
+    document.commit(write)
+    assert read_order(document.replica) == [("b", "0001")]
