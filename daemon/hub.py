@@ -231,10 +231,11 @@ class Hub:
         """
         room = self._find(notebook_id)
         if not save:
+            copied = await copy_stands(room)  # first: somebody may come, or write, while the disk is asked
             others = [
                 one for one in room.notebook.subscribers if not isinstance(one, Connection) or one.peer_id != peer_id
             ]
-            if others or room.edited or not await copy_stands(room):
+            if others or room.edited or not copied:
                 raise ApiError(409, "conflict", "somebody is connected to it, or wrote what is in no file")
         # Not in this task, which ends if whoever asked does not wait for the answer.
         closing = _Closing()
