@@ -10,8 +10,8 @@ from sync.core.mutations import Mutation, SetCell, SetKernel, SetQueue
 from sync.core.peer_changes import Recipient
 from sync.core.urgency import Urgency
 
-# That go with one commit; the rest goes with the next ones. All of 10 000 executions can end at once, and a peer that does not
-# take them fast enough is told no more than 1 000: so they come at a pace that peers can keep up with.
+# That go with one commit; the rest goes with the next ones. All of 10 000 executions can end at once, and to tell a
+# hundred peers of all of them takes half a second (8 us each, and 0.5 for each peer), in which nobody else has a turn.
 MAX_NOTICES = 250
 
 

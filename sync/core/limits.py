@@ -121,8 +121,9 @@ INLINE_LIMIT = 1024  # UTF-8 bytes that a value may have inside the document; mo
 
 # --- Connections and rooms
 
-# Events that wait for one peer and notebook; a peer that is a thousand events behind reads the document instead (P8).
-MAX_HELD_EVENTS = 1000
+# Events that wait for one peer and notebook: the end of each execution of a full queue, which can all come at once, and what
+# else happens until the peer has followed to another runtime document. They have 420 bytes each, so 8 MiB hold them.
+MAX_HELD_EVENTS = MAX_QUEUED_EXECUTIONS + 2000
 
 MAX_DOCUMENTS_PER_PEER = 200  # two for each notebook: nobody works in a hundred notebooks on one connection
 MAX_RELAYED_BYTES = 64 * 1024  # presence and cursors have some hundred bytes; this is multiplied by the number of peers

@@ -436,7 +436,12 @@ async def test_an_oom_kill_with_fifty_in_the_queue_ends_all_of_them(scripted: Se
 
 
 async def test_of_thousands_that_end_at_once_a_peer_hears_of_each(scripted: ServedDaemon) -> None:
-    async with peer_of(scripted) as peer:
+    """Also one that is busy meanwhile: it can't follow to the runtime document that takes the place of the one before."""
+    async with (
+        scripted.opened(kernel_name=SCRIPTED) as opened,
+        open_thin_peer(scripted, opened) as peer,
+        open_thin_peer(scripted, opened) as busy,
+    ):
         running = await peer.execute(peer.add_cell("begin(); stdout('in'); threading.Event().wait()"))
         await peer.event("execution_started", execution_id=running)
         cell_id = peer.add_cell(HONEST)
@@ -444,10 +449,21 @@ async def test_of_thousands_that_end_at_once_a_peer_hears_of_each(scripted: Serv
         while len(queued) < 2_500:
             asked = [peer.ask("execute_cell", cell_id=cell_id) for _ in range(50)]
             queued += [(await one.result())["execution_id"] for one in asked]
+        await busy.settle()
+        first_runtime = busy.runtime.document_id
+        busy.reads = trio.Event()
         await peer.request("restart_kernel")  # its answer is behind all of them
-        done = [event.params["execution_id"] for event in peer.heard("execution_done")]
-        assert done == [running, *queued]
+        assert ended(peer) == [running, *queued]
         assert {peer.status(execution_id) for execution_id in queued} == {"cancelled"}
+        busy.reads.set()
+        await busy.settle()
+        assert ended(busy) == [running, *queued]
+        assert busy.runtime.document_id != first_runtime
+
+
+def ended(peer: ThinPeer) -> list[str]:
+    """The executions that it heard the end of, in order."""
+    return [event.params["execution_id"] for event in peer.heard("execution_done")]
 
 
 @pytest.mark.parametrize(

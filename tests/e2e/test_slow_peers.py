@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import psutil
 import pytest
@@ -31,30 +31,6 @@ for _ in range({MESSAGES}):
 # Lines, so that it is many commits; the daemon keeps 10 MB of an output, so it is several cells.
 FLOOD_BYTES = 8_000_000
 FLOOD = f"for _ in range({FLOOD_BYTES // 100}): print('x' * 99)"
-
-
-class Stopping:
-    """A peer's socket that is not read for a while."""
-
-    def __init__(self, socket: PeerSocket) -> None:
-        self._socket = socket
-        self.reads = trio.Event()
-        self.reads.set()
-
-    async def receive(self) -> list[bytes]:
-        await self.reads.wait()
-        return await self._socket.receive()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
-
-
-def stop_reading(peer: ThinPeer) -> Stopping:
-    """From its next frame on it reads nothing, until `reads` is set."""
-    stopping = Stopping(peer._socket)
-    stopping.reads = trio.Event()
-    peer._socket = cast("PeerSocket", stopping)
-    return stopping
 
 
 def gaps(peer: ThinPeer) -> int:
@@ -87,14 +63,14 @@ async def test_a_peer_that_falls_behind_misses_events_sees_the_gap_and_has_the_d
         assert await fast.run(fast.add_cell("1")) == "done"
         await slow.settle()
         before = process.memory_info().rss
-        stopping = stop_reading(slow)
+        slow.reads = trio.Event()
         sending = fast.add_cell(CUSTOM_MESSAGES)
         for _ in range(EXECUTIONS):  # one by one, so that who reads keeps up
             assert await fast.run(sending) == "done"
         assert await fast.run(fast.add_cell("print('last')")) == "done"
         held = process.memory_info().rss - before
         custom = len(fast.heard("comm_custom"))
-        stopping.reads.set()
+        slow.reads.set()
         await slow.settle()
         await fast.settle()
 

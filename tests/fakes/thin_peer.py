@@ -126,6 +126,7 @@ class ThinPeer:
         errors: texts of `error` frames.
         ended: the daemon ended the connection.
         holds_edits: while true, edits stay here (and so do acknowledgements of the notebook document).
+        reads: while it is not set, nothing that comes is taken; to stop reading, put a new one here.
     """
 
     def __init__(self, daemon: Served, documents: Documents, socket: PeerSocket) -> None:
@@ -139,6 +140,8 @@ class ThinPeer:
         self.errors: list[str] = []
         self.ended = trio.Event()
         self.holds_edits = False
+        self.reads = trio.Event()
+        self.reads.set()
         self._daemon = daemon
         self._socket = socket
         self._session_id = SessionId(str(uuid4()))
@@ -356,7 +359,9 @@ class ThinPeer:
         """Takes frames until the connection ends."""
         try:
             while True:
-                for data in await self._socket.receive():
+                received = await self._socket.receive()
+                await self.reads.wait()
+                for data in received:
                     self._take(decode_frame(data))
                 self._due.set()
                 self._tell()
