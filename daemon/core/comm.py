@@ -33,7 +33,8 @@ class Held:
     """A trait that a peer set: the message that carries it ("": none yet), and what the kernel made of that.
 
     `answered`: the kernel has it, and only the peer's pause is waited for, which begins at `until`. `echoed`: it said so.
-    `doubted`: the kernel said another value meanwhile; if it sends no echo, nobody knows which it had last.
+    `doubted`: the kernel said another value meanwhile; if it sends no echo, nobody knows which it had last. `is_cast`: it is of
+    another type than the kernel's values of this trait, and might be made into what the kernel has already, without a word.
     """
 
     until: float
@@ -43,6 +44,7 @@ class Held:
     correction: Any = None
     corrected: bool = False
     doubted: bool = False
+    is_cast: bool = False
 
 
 @dataclass(slots=True)
@@ -68,8 +70,10 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Comm:
-    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it.
+    """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it; `forwarded` is the
+    last that was sent, which the kernel may have echoed and still work on.
 
+    `types`: of its traits, what JSON makes of the kernel's latest value (a peer's, of one that the kernel has not named).
     `references`: the comms that its traits name, by trait. `was_used`: an output showed it, or a widget referred to it.
     `unsure`: nobody knows what the kernel has of it, which is to be asked; `question`: the last that did. `opening`: a peer's
     comm_open of it.
@@ -79,11 +83,12 @@ class Comm:
     target_name: str
     model_name: str
     place: Place
-    known: set[str] = field(default_factory=set)
+    types: dict[str, type] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     size: int = 0
     held: dict[str, Held] = field(default_factory=dict)
     sent: str | None = None
+    forwarded: str | None = None
     waiting: State = field(default_factory=dict)
     references: dict[str, tuple[str, ...]] = field(default_factory=dict)
     was_used: bool = False
@@ -119,6 +124,19 @@ class Comm:
     def carried_by(self, msg_id: str) -> list[str]:
         """The traits whose newest value this message carries to the kernel, which has not dealt with it."""
         return [name for name, held in self.held.items() if held.msg_id == msg_id and not held.answered]
+
+
+def json_type(value: object) -> type:
+    """The type of a value of a trait, by which `may_be_cast` goes."""
+    return bytes if isinstance(value, bytearray | memoryview) else type(value)
+
+
+def may_be_cast(value: object, to: type | None) -> bool:
+    """Whether a trait whose values are of the type `to` might make another value of this one before it looks at it."""
+    own = json_type(value)
+    if isinstance(value, float) and value.is_integer() and to is int:
+        return False
+    return own is not to and (own, to) != (int, float)
 
 
 def is_link(model_name: str) -> bool:

@@ -70,6 +70,8 @@ class KernelMessages(Transitions):
             self.widgets.idle(parent.msg_id)
             self._take_widgets()
         if parent.msg_type == "execute_request":
+            if self._callback.running:
+                self._note_comm(running=False)
             if state == "busy":
                 self._apply(self.queue.on_busy(parent.msg_id))
             elif state == "idle":
@@ -80,7 +82,10 @@ class KernelMessages(Transitions):
             self._note_comm(running=state == "busy")
 
     def _note_comm(self, *, running: bool) -> None:
-        self._comm_running = running
+        if running:
+            self._callback.began(self._monotonic())
+        else:
+            self._callback.ended()
         self.on_transition()
         if self.queue.in_flight is None:
             self._set_kernel_status("busy" if running else "idle")

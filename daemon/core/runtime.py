@@ -95,7 +95,7 @@ class Runtime(KernelMessages):
     @property
     def between(self) -> bool:
         """Whether the kernel was sent an execution that it has not begun, and works on nothing else that we know of."""
-        return self.queue.in_flight is not None and self.queue.running is None and not self._comm_running
+        return self.queue.in_flight is not None and self.queue.running is None and not self._callback.running
 
     def interrupt(self) -> str | None:
         """A person interrupts; returns the execution that it meets."""
@@ -122,8 +122,8 @@ class Runtime(KernelMessages):
     @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
-        deadlines = [at for at in (self.queue.deadline, self.widgets.deadline, self._queue_due) if at is not None]
-        return min(deadlines, default=None)
+        deadlines = (self.queue.deadline, self._callback.deadline, self.widgets.deadline, self._queue_due)
+        return min((at for at in deadlines if at is not None), default=None)
 
     # Widgets.
 
@@ -165,12 +165,12 @@ class Runtime(KernelMessages):
         """The kernel ended or could not start; `message` makes it an error that peers see, `reason` if not as usual."""
         self._kernel_session = None
         self._troubles.clear()
-        self._apply(self.queue.kernel_gone(loss, self._monotonic(), was_idle=not self._comm_running))
+        self._apply(self.queue.kernel_gone(loss, self._monotonic(), was_idle=not self._callback.running))
         if self.widgets.live:
             self.on_widgets_gone()
         self.widgets.kernel_gone()
         self._take_widgets()
-        self._comm_running = False
+        self._callback.ended()
         self._prompt.clear()
         self._set_kernel_status(_STATUS_AFTER[loss])
         if message is None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from daemon.core.callback import Callback
 from daemon.core.effects import Effect, NextInput, SendExecute, SendQuestion
 from daemon.core.executions import Execution, ExecutionQueue, Started, Transition
 from daemon.core.kernel_troubles import KernelTroubles
@@ -78,7 +79,7 @@ class Transitions(PendingBatch):
         self._queue_due: float | None = None
         self._effects: list[Effect] = []
         self._parents = Parents()
-        self._comm_running = False
+        self._callback = Callback()
         self._custom_waiting = 0
         self._kernel_session: str | None = None
         self._prompt = Prompt(new_id, self._show_prompt)
@@ -195,10 +196,14 @@ class Transitions(PendingBatch):
             self._effects.append(SendExecute(execution))
 
     def _ask(self) -> None:
-        execution = self.queue.to_ask(self._monotonic())
+        """Puts the questions that are due."""
+        now = self._monotonic()
+        execution = self.queue.to_ask(now)
         if execution is not None:
             execution.question = self._new_id()
             self._effects.append(SendQuestion(execution.question))
+        if self._callback.to_ask(now) and self.queue.in_flight is None:  # which would tell as well
+            self._effects.append(SendQuestion(self._new_id()))
 
     def _set_kernel_status(self, status: KernelStatus) -> None:
         if status != self.kernel_status:
@@ -227,7 +232,7 @@ class Transitions(PendingBatch):
             self._wake(Urgency.NORMAL)
 
     def _watch_widgets(self) -> None:
-        self.widgets.watch(resting=self.queue.in_flight is None and not self._comm_running)
+        self.widgets.watch(resting=self.queue.in_flight is None and not self._callback.running)
 
     def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
         """An event for each custom message of the kernel; they are never coalesced."""

@@ -41,10 +41,11 @@ class Widgets:
         tell: Callable[[str, Any, list[bytes]], None],
     ) -> None:
         self.comms = CommRegistry(new_id, clock, outputs.shows)
+        self.forwarding = self.comms.forwarding
         outputs.on_view = self.comms.used
-        self.captures = OutputWidgets(outputs, self.comms.send_update, new_id)
+        self.captures = OutputWidgets(outputs, self.forwarding.send_update, new_id)
         self.saved = SavedWidgets()
-        self._reattachment = Reattachment(self.comms.request_info, clock)
+        self._reattachment = Reattachment(self.forwarding.request_info, clock)
         self._clock = clock
         self._lost_at: float | None = None  # when what the kernel has not answered is lost
         self._outputs = outputs
@@ -66,7 +67,7 @@ class Widgets:
     @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
-        deadlines = (self._lost_at, self.comms.deadline, self._reattachment.deadline)
+        deadlines = (self._lost_at, self.forwarding.deadline, self._reattachment.deadline)
         return min((at for at in deadlines if at is not None), default=None)
 
     def drain(self) -> list[CommMutation]:
@@ -78,7 +79,7 @@ class Widgets:
 
     def take_sends(self) -> list[tuple[SendComm, str | None]]:
         """What is to be sent, in order, and the cell that what the kernel then prints belongs to, where it is known."""
-        return [(send, self._cell_of(send)) for send in self.comms.take_sends()]
+        return [(send, self._cell_of(send)) for send in self.forwarding.take_sends()]
 
     # From the kernel.
 
@@ -102,18 +103,18 @@ class Widgets:
 
     def failed(self, msg_id: str) -> None:
         """An exception was shown that has this parent."""
-        self.comms.failed(msg_id)
+        self.forwarding.failed(msg_id)
 
     def idle(self, msg_id: str) -> None:
         """The kernel is done with a message, ours or another's."""
-        self.captures.answered(self.comms.idle(msg_id))
+        self.captures.answered(self.forwarding.idle(msg_id))
         self.captures.settle()
         self._reattach(self._reattachment.idle(msg_id))
         self._say_troubles()
 
     def before_execution(self) -> None:
         """An execution is about to be sent: what it finds in widgets is what peers see, and what they had set."""
-        self.comms.forward_all()
+        self.forwarding.forward_all()
         self.captures.flush()
 
     def watch(self, *, resting: bool) -> None:
@@ -121,7 +122,7 @@ class Widgets:
 
         Echoes and idles that do not come soon after it rests are lost.
         """
-        open_messages = self.comms.open_messages() if resting else []
+        open_messages = self.forwarding.open_messages() if resting else []
         if not open_messages:
             self._lost_at = None
         elif self._lost_at is None:
@@ -129,11 +130,11 @@ class Widgets:
 
     def expire(self) -> None:
         """The deadline passed: shows what waited for a pause, gives lost echoes up."""
-        self.comms.release()
+        self.forwarding.release()
         self._reattachment.expire()
         if self._lost_at is not None and self._clock() >= self._lost_at:
             self._lost_at = None
-            self.captures.answered(self.comms.give_up(self._suspects))
+            self.captures.answered(self.forwarding.give_up(self._suspects))
 
     def kernel_gone(self) -> None:
         """No comm survives its kernel."""
@@ -175,12 +176,12 @@ class Widgets:
             KeyError: there is no such comm.
         """
         comm = self.comms.comms[comm_id]
-        self.comms.forward_all()
+        self.forwarding.forward_all()
         if comm.is_widget:
             data = {"method": "custom", "content": content}
         else:
             data = content if isinstance(content, dict) else {"content": content}
-        self.comms.send(comm_id, data, buffers)
+        self.forwarding.send(comm_id, data, buffers)
 
     def open_by_peer(self, comm_id: str, target_name: str, data: Mapping[str, Any], buffers: Sequence[bytes]) -> bool:
         """comm_open; False if the id is or was in use."""

@@ -484,6 +484,23 @@ async def test_a_kernel_that_dies_in_the_middle_of_a_message_is_told(scripted: S
         assert (await play(peer, HONEST))[:2] == ("done", "honest")
 
 
+async def test_a_callback_whose_end_is_lost_holds_up_nobody(scripted: ServedDaemon) -> None:
+    async with peer_of(scripted) as peer:
+        opened = {"comm_id": "w", "target_name": "jupyter.widget", "data": {"state": {"value": 0}}}
+        handler = "kernel.taken.append(request['content']['data'].get('state')); busy()"
+        script = f"begin(); kernel.taken = []; handle_comms({handler!r}); say('comm_open', {opened}); end()"
+        assert (await play(peer, script))[0] == "done"
+        await peer.request("update_comm", comm_id="w", state={"value": 1})
+        await peer.wait(lambda: peer.read("kernel", "status") == "busy")
+        await peer.request("update_comm", comm_id="w", state={"value": 2})
+        await peer.wait(lambda: peer.read("kernel", "status") == "idle")  # it was asked
+        await peer.wait(lambda: peer.read("kernel", "status") == "busy")  # with the second
+        asked = "begin(); stdout(json.dumps(kernel.taken)); end()"
+        assert (await play(peer, asked))[:2] == ("done", '[{"value": 1}, {"value": 2}]')
+        await peer.settle()
+        assert peer.read("kernel", "status") == "idle"
+
+
 async def test_a_kernel_that_ends_itself_in_a_comm_callback_is_told(daemon: ServedDaemon) -> None:
     async with peer_of(daemon, "python3") as peer:
         source = (

@@ -420,6 +420,21 @@ async def test_a_value_that_is_refused_without_a_word_goes_again(daemon: ServedD
         assert await first.cell("c1") == ["7\n"]
 
 
+async def test_a_value_that_is_cast_to_what_the_kernel_has_does_not_stay(daemon: ServedDaemon) -> None:
+    """Ipywidgets echoes it as it came; since nothing changes by it, it says nothing more."""
+    opened = await open_story(daemon, f"{IMPORTS}\nslider = w.IntSlider(value=3)\nslider", "print(slider.value)")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        comm_id = await first.id_of("IntSlider")
+        value = f"doc.comms['{comm_id}'].state.value"
+        await first.peer.watch(first.runtime, "values", value)
+        await first.set(comm_id, value=3.7)
+        await first.peer.wait(first.runtime, f"{value} === 3")
+        assert 3.7 in await first.peer.watched("values")
+        await first.run("c1")
+        assert await first.cell("c1") == ["3\n"]
+
+
 async def test_a_widget_that_a_peer_opens_has_the_defaults_of_its_model(daemon: ServedDaemon) -> None:
     opened = await open_story(
         daemon,

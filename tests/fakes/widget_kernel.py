@@ -156,7 +156,11 @@ class WidgetKernel:
         for name, value in state.items():
             if name == "value" and isinstance(value, str) and model.maximum < float("inf"):
                 continue
-            taken = min(value, model.maximum) if name == "value" and isinstance(value, int | float) else value
+            before = model.state.get(name, ...)
+            cast = int(value) if isinstance(before, int) and isinstance(value, float) else value
+            if cast == before:
+                continue  # it changes nothing, and of that nothing is said
+            taken = min(cast, model.maximum) if name == "value" and isinstance(cast, int | float) else cast
             model.state[name] = taken
             if taken != value:
                 self.send_state(model.comm_id, {name: taken})
@@ -319,7 +323,7 @@ class Notebook:
 
     def pause(self) -> bool:
         """Lets the time pass after which what the kernel made of a peer's values is shown; False if none is due."""
-        return self.runtime.widgets.comms.deadline is not None and self.pass_deadline()
+        return self.runtime.widgets.forwarding.deadline is not None and self.pass_deadline()
 
     def pass_deadline(self) -> bool:
         """Lets the time pass until something is due, an answer that is lost for example; False if nothing is."""
