@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -15,6 +16,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from daemon.config import Config, default_state_dir
+from daemon.signals import run_until_ctrl_c
 from daemon.state_dir import StateDirTaken, StateDirUnusable, open_state_dir, read_announcement, wait_until_free
 from daemon.streams import StdoutLost, complain, guard_stdout
 
@@ -231,7 +233,7 @@ def stop(*, state_dir: Path | None = None) -> int:
         raise Failure(EXIT_NO_DAEMON, _NO_DAEMON) from None
     except PermissionError:
         raise Failure(EXIT_FAILED, f"process {info['pid']} is somebody else's") from None
-    if not trio.run(wait_until_free, _state_dir(state_dir), STOP_SECONDS):
+    if not run_until_ctrl_c(partial(wait_until_free, _state_dir(state_dir), STOP_SECONDS)):
         raise Failure(EXIT_FAILED, f"process {info['pid']} does not end; its log says why")
     return 0
 

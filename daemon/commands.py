@@ -16,6 +16,7 @@ from rich.text import Text
 from daemon.core.control_characters import escaped
 from daemon.files import FileUnwritable, write_atomic
 from daemon.printing import ENDED, Printer
+from daemon.signals import run_until_ctrl_c
 from daemon.streams import complain, outlive_stdout
 from sync.client import (
     ConnectionLost,
@@ -240,9 +241,9 @@ def call(command: Callable[[], Awaitable[int]], url: str, path: str | None = Non
 
 
 def _run(command: Callable[[], Awaitable[int]]) -> int:
-    """`trio.run`; what nurseries wrapped comes out as it is, where it is one error alone."""
+    """Runs it; what nurseries wrapped comes out as it is, where it is one error alone."""
     try:
-        return trio.run(command)
+        return run_until_ctrl_c(command)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

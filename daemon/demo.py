@@ -12,14 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import FrameType
 
 import trio
 
 from daemon.printing import Printer
+from daemon.signals import cancel_on_signals
 from sync.client import Notebook, open_notebook
 
 NOTEBOOK = "tour.ipynb"
@@ -28,20 +27,8 @@ NOTEBOOK = "tour.ipynb"
 async def main() -> None:
     """Runs the demo, until it is over or a signal ends it; the daemon ends with it."""
     with trio.CancelScope() as scope:
-        _cancel_on_signals(scope)
+        cancel_on_signals(scope, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         await _run()
-
-
-def _cancel_on_signals(scope: trio.CancelScope) -> None:
-    """Not by KeyboardInterrupt: it comes anywhere, and where it meets a destructor or a callback it is lost."""
-    token = trio.lowlevel.current_trio_token()
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        with suppress(trio.RunFinishedError):  # it is over
-            token.run_sync_soon(scope.cancel)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, hear)
 
 
 async def _run() -> None:

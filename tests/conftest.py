@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import signal
 import traceback
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
@@ -18,6 +19,10 @@ TIME_LIMIT = 60.0  # seconds; the longest usual step, the start of a kernel on a
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+# A shell's background job (`make test &`) ignores Ctrl-C, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
