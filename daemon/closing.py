@@ -36,7 +36,7 @@ async def save_first(room: "Room") -> None:
     with trio.move_on_after(CLOSE_SECONDS) as scope:
         try:
             await room.settled()
-            if room.changed:
+            if room.file.changed:
                 await room.save()
         except NotSaved as error:
             status, reason = _NOT_SAVED.get(error.reason, (403, "forbidden"))

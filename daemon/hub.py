@@ -99,6 +99,7 @@ class Hub:
         self._documents: dict[DocumentId, OpenDocument] = {}
         self._opening: dict[Path, trio.Event] = {}
         self._closing = False
+        self._keeping: set[trio.Event] = set()  # each is set when what a failed room held is in a copy, or lost
         self._dispatcher = Dispatcher(self._rooms)
         self.collector = BlobCollector(blobs, lambda: list(self._rooms.values()))
 
@@ -118,6 +119,9 @@ class Hub:
         async with trio.open_nursery() as nursery:
             for room in list(self._rooms.values()):
                 nursery.start_soon(self._close, room, save)
+        with trio.move_on_after(CLOSE_SECONDS):
+            for kept in list(self._keeping):
+                await kept.wait()
 
     async def end_connections(self, seconds: float) -> None:
         """Ends every connection; its peer gets what may be written now, if it takes it in so many seconds."""
@@ -235,7 +239,7 @@ class Hub:
             others = [
                 one for one in room.notebook.subscribers if not isinstance(one, Connection) or one.peer_id != peer_id
             ]
-            if others or room.edited or not copied:
+            if others or room.file.edited or not copied:
                 raise ApiError(409, "conflict", "somebody is connected to it, or wrote what is in no file")
         # Not in this task, which ends if whoever asked does not wait for the answer.
         closing = _Closing()
@@ -253,7 +257,7 @@ class Hub:
         room = self._find(notebook_id)
         try:
             with room.serving():
-                await room.loaded.wait()
+                await room.file.loaded.wait()
                 return (await render_room(room)).data
         except RequestError as closed:
             raise ApiError(404, "not_found", closed.message) from closed
@@ -332,6 +336,7 @@ class Hub:
         except Exception as error:
             # The policy line: an error in one room closes it, and nothing else. What is cancelled is not caught here.
             log.exception("room failed", room=room.id, path=room.shown_path)
+            room.failed = True
             self._rooms.pop(room.notebook.id, None)  # whoever wants the notebook need not wait
             await self._keep_of_failed(room, error)
         finally:
@@ -345,11 +350,16 @@ class Hub:
         """What a room held that failed need not be sound, so it is not saved over the file."""
         if not room.unsaved_work:
             return
+        kept = trio.Event()
+        self._keeping.add(kept)
         try:
             await keep_unsaved(room, f"the room failed: {error!r}")
         except Exception:
             # The policy line, as in `_run_room`.
             log.exception("what a room held that failed is lost", room=room.id, path=room.shown_path)
+        finally:
+            self._keeping.discard(kept)
+            kept.set()
 
     def _show(self, path: Path) -> str:
         """A path as peers see it."""
@@ -377,7 +387,7 @@ class Hub:
         """Whether an open room is what there is to open. One whose file holds something else by now is closed, if that takes
         nothing from anybody; else `file` says that they differ.
         """
-        if not room.loaded.is_set():
+        if not room.file.loaded.is_set():
             return True  # it was read just now
         try:
             await room.settled()
@@ -389,7 +399,7 @@ class Hub:
                 await room.ended.wait()
                 return False
             if differs:
-                room.tell_file("conflict", "the file was changed by somebody else since it was opened")
+                room.file.tell("conflict", "the file was changed by somebody else since it was opened")
             await room.writer.flush()  # whoever asked finds in the document what was found out
         except (WriterEnded, RequestError):  # it failed, or was closed
             await room.ended.wait()
@@ -416,6 +426,10 @@ class Hub:
             if save and not room.closing:
                 await save_first(room)
             await self._close(room, save)
+            if room.failed and save:
+                raise ApiError(
+                    500, "internal", "the notebook failed while it was closed; the log says what became of it"
+                )
         except ApiError as error:
             closing.error = error
         except Exception:

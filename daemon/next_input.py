@@ -51,7 +51,7 @@ class NextInputs:
 
     async def run(self) -> None:
         """Writes into the notebook what its kernel wants there. Runs until cancelled."""
-        await self._room.loaded.wait()
+        await self._room.file.loaded.wait()
         try:
             async for wanted in self._receive:
                 await _write(self._room, wanted)

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 async def roll_over_when_due(room: "Room") -> None:
     """Watches the size of the runtime document, and replaces it whenever it is due. Runs until cancelled."""
-    await room.loaded.wait()
+    await room.file.loaded.wait()
     served: deque[trio.CancelScope] = deque()
     async with trio.open_nursery() as nursery:
         while True:

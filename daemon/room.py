@@ -10,7 +10,7 @@ An error in one of the room's tasks closes this room alone: its documents become
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from daemon.cell_following import CellFollower
 from daemon.core.executions import Execution
 from daemon.core.notebook_model import LoadedNotebook
 from daemon.core.runtime import Runtime
+from daemon.file_state import FileState
 from daemon.files import FileVersion
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
@@ -35,9 +36,8 @@ from sync.awaited_heads import WriterEnded
 from sync.blobs import BlobStore, BlobStoreError
 from sync.compactor import Compactor
 from sync.core.document import Document
-from sync.core.identifiers import Heads, document_id, heads_to_hex
+from sync.core.identifiers import document_id, heads_to_hex
 from sync.core.jsonrpc import RequestError
-from sync.core.mutations import FileStatus, SetFile
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_schema import RuntimeSchema
 from sync.core.urgency import Urgency
@@ -107,15 +107,6 @@ class Room:
         runtime_document = Document(document_id(uuid.uuid4().bytes))
         # Runtime documents whose place another has taken, and that are served on.
         self.replaced: list[Document] = []
-        self.loaded = trio.Event()
-        self.saved: tuple[Heads, int] | None = None
-        # Which state somebody had written to a file of another name, and that file as it then was.
-        self.copied: tuple[Heads, int] | None = None
-        self.copy: tuple[Path, FileVersion] | None = None
-        # The notebook's heads before the last roll-over, which is no edit, and after it.
-        self._moved: tuple[Heads, Heads] | None = None
-        self.version = version
-        self.file_status: FileStatus = "loading"
         # When a peer left it last.
         self.left_at = -math.inf
         self.past_widgets = PastWidgets(lambda: self.runtime_document)
@@ -125,8 +116,7 @@ class Room:
         self._stop_serving = stop_serving
         self.closing = False
         self.closed = False
-        # Why the documents do not hold all that is in the file; it is then never saved over.
-        self.load_error: str | None = None
+        self.failed = False
         self._loaded_notebook: LoadedNotebook | None = loaded
         self._asked_kernel = kernel_name
         self._deadline_moved = trio.Event()
@@ -176,6 +166,7 @@ class Room:
             epoch=new_id(),
             succeeded=self._runtime_succeeded,
         )
+        self.file = FileState(version, notebook=self.notebook, runtime=self.runtime, writer=self.writer)
         self._compactor = Compactor(self.writer.discard)
         for document in (self.notebook, runtime_document):
             document.publish()
@@ -258,7 +249,7 @@ class Room:
         done = False
         try:
             await self.settled()
-            if save and self.changed:
+            if save and self.file.changed:
                 await save_or_keep(self)
                 await self.writer.flush()
             done = True
@@ -282,7 +273,7 @@ class Room:
         await self.writer.flush()
         if not self._untouched:
             with self.serving():
-                await self.loaded.wait()
+                await self.file.loaded.wait()
                 await self.next_inputs.settled()
 
     @contextmanager
@@ -310,26 +301,27 @@ class Room:
 
     async def _load(self) -> None:
         loaded, self._loaded_notebook = self._loaded_notebook, None
+        file = self.file
         if loaded is not None:
             try:
                 await load_into(self, loaded)
             except BlobStoreError as error:
-                self.load_error = str(error)
+                file.load_error = str(error)
         await self.writer.flush()
         if self.writer.unstored:
-            self.load_error = self.load_error or "outputs could not be stored"
+            file.load_error = file.load_error or "outputs could not be stored"
         # What peers did while it was loaded is in no file, and can't be told from it any more.
         untouched = self._untouched
-        if self.load_error is None:
+        if file.load_error is None:
             heads = heads_to_hex(self.notebook.heads()) if untouched else []
-            self.tell_saved(heads, timestamp(self.version.stamp.modified / 1e9))
+            file.tell_saved(heads, timestamp(file.version.stamp.modified / 1e9))
         else:
-            log.error("notebook not loaded whole", room=self.id, path=self.shown_path, reason=self.load_error)
-            self.tell_file("read_only", f"not loaded whole, so it is not saved: {self.load_error}")
+            log.error("notebook not loaded whole", room=self.id, path=self.shown_path, reason=file.load_error)
+            file.tell("read_only", f"not loaded whole, so it is not saved: {file.load_error}")
         await self.writer.flush()
         # With a change of a peer in this last step, the heads are not those from before.
-        self.saved = self.state if untouched and self._untouched else None
-        self.loaded.set()
+        file.saved = file.state if untouched and self._untouched else None
+        file.loaded.set()
 
     @property
     def _untouched(self) -> bool:
@@ -377,14 +369,7 @@ class Room:
         self.replaced.append(old)
         self._serve(self.runtime_document)
         self._compactor.watch(self.runtime_document)
-        # That change is in no file, and makes none another.
-        before, heads = self.notebook.published_heads(), self.notebook.heads()
-        self._moved = before, heads
-        if self.copied is not None and self.copied[0] == before:
-            self.copied = (heads, self.copied[1])
-        if self.saved is not None and self.saved[0] == before:
-            self.saved = (heads, self.saved[1] if self.changed else self.writer.file_changes)
-            self.runtime.mutate([SetFile(saved_notebook_heads=tuple(heads_to_hex(heads)))])
+        self.file.note_successor()
 
     def retire(self, old: Document) -> None:
         """Peers had their time to follow."""
@@ -395,55 +380,22 @@ class Room:
     # The file.
 
     @property
-    def changed(self) -> bool:
-        """Whether the documents differ from the file."""
-        return self.loaded.is_set() and self.saved != self.state
-
-    @property
     def unsaved_work(self) -> bool:
         """Whether somebody did what is not in the file, be it while that is still loaded."""
-        return self.changed if self.loaded.is_set() else not self._untouched
-
-    @property
-    def edited(self) -> bool:
-        """Whether people wrote what is in no file."""
-        heads = self.notebook.heads()
-        return not self.loaded.is_set() or all(
-            state is None or state[0] != heads for state in (self.saved, self.copied)
-        )
+        return self.file.changed if self.file.loaded.is_set() else not self._untouched
 
     @property
     def unused(self) -> bool:
         """Whether its end takes nothing from anybody: no peer is there, or may come back; no kernel; all is done, and saved."""
         return not (
-            self.changed
-            or not self.loaded.is_set()
+            self.file.changed
+            or not self.file.loaded.is_set()
             or self._serving
             or any(document.subscribers for _, document in self.documents)
             or trio.current_time() < self.left_at + AWAY_SECONDS
             or self.runtime.kernel_status not in ("not_started", "dead")
             or self.runtime.queue.waiting
         )
-
-    @property
-    def state(self) -> tuple[Heads, int]:
-        """Which state of the notebook a file would have: the heads of what people wrote, and a count of output changes."""
-        return self.notebook.published_heads(), self.writer.file_changes
-
-    def as_now(self, state: tuple[Heads, int]) -> tuple[Heads, int]:
-        """A state that was rendered, with the heads that it has since a roll-over, if there was one meanwhile."""
-        return (self._moved[1], state[1]) if self._moved is not None and self._moved[0] == state[0] else state
-
-    def tell_file(self, status: FileStatus, error: str | None = None) -> None:
-        """Says in the runtime document what the file is, and what is wrong with it."""
-        self.file_status = status
-        self.runtime.mutate([SetFile(status=status, error=error)], Urgency.URGENT)
-
-    def tell_saved(self, heads: Sequence[str], saved_at: str) -> None:
-        """Says which state the file has, and since when."""
-        self.file_status = "ready"
-        file = SetFile(status="ready", error=None, saved_notebook_heads=tuple(heads), saved_at=saved_at)
-        self.runtime.mutate([file], Urgency.URGENT)
 
     async def save(self, path: Path | None = None) -> dict[str, Any]:
         """Writes the notebook's file, or another; returns {path, saved_at, notebook_heads} for the answer.

@@ -13,6 +13,7 @@ from daemon.core.kernel_metadata import with_kernel
 from daemon.core.notebook_file import render_notebook
 from daemon.core.notebook_model import InvalidNotebook, SavedCell, SavedNotebook
 from daemon.core.saved_widgets import render_widget_state
+from daemon.file_state import State
 from daemon.files import FileChanged, FileUnreadable, FileUnwritable, same_version, write_atomic
 from daemon.slices import in_slices
 from daemon.widget_reading import read_widgets
@@ -24,12 +25,13 @@ from sync.core.identifiers import Heads, heads_to_hex
 from sync.core.mutations import FileStatus
 from sync.core.notebook_schema import Cell, NotebookSchema
 from sync.core.runtime_reading import read_cell
-from sync.core.value_reading import blob_hashes, decode_attachments, decode_manifest
+from sync.core.value_reading import InvalidValue, Load, blob_hashes, decode_attachments, decode_manifest
 
 if TYPE_CHECKING:
     from daemon.room import Room
 
 
+Outputs: TypeAlias = Literal["all", "readable", "none"]
 SaveRefusal: TypeAlias = Literal["conflict", "not_found", "forbidden", "internal"]
 
 # What the disk says, and what the file is by that. What passes (no space left) makes it nothing.
@@ -44,11 +46,11 @@ _NO_FILE: Final = frozenset({errno.EISDIR, errno.EINVAL})
 
 @dataclass(frozen=True, slots=True)
 class RenderedNotebook:
-    """The file's bytes, and which state (`Room.state`) of the notebook is in them."""
+    """The file's bytes, and which state (`FileState.state`) of the notebook is in them."""
 
     data: bytes
     notebook_heads: Heads
-    state: tuple[Heads, int]
+    state: State
 
 
 class NotSaved(Exception):
@@ -64,32 +66,34 @@ class NotSaved(Exception):
         self.rendered = rendered
 
 
-async def render_room(room: "Room", *, outputs: bool = True) -> RenderedNotebook:
+async def render_room(room: "Room", outputs: Outputs = "all") -> RenderedNotebook:
     """The notebook as it is published now, as a file.
 
     Args:
-        outputs: False leaves out all that could be missing: outputs, attachments and widgets.
+        outputs: "readable" puts a line in the place of one that can't be read, and leaves out such attachments and widgets;
+            "none" leaves out all of them.
 
     Raises:
-        BlobStoreError: an output could not be read.
+        BlobStoreError: an output could not be read, and all are wanted.
         InvalidNotebook: it can't be written as a valid file.
     """
     # The replicas as they are now: a runtime document that is replaced meanwhile has none any more.
     notebook, runtime = room.notebook.replica, room.runtime_document.replica
     notebook_heads, runtime_heads = room.notebook.published_heads(), room.runtime_document.published_heads()
-    state = room.state
+    state = room.file.state
     metadata = partial(_metadata, NotebookSchema.read_metadata(notebook, notebook_heads), room.kernels.ran)
     cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(notebook, notebook_heads)))
-    if not outputs:
+    if outputs == "none":
         bare = [replace(cell, attachments=None) for cell in cells]
-        data = await trio.to_thread.run_sync(_render, metadata, bare, [{}] * len(bare), {}, {})
+        data = await trio.to_thread.run_sync(_render, metadata, bare, [{}] * len(bare), {}, {}, outputs)
         return RenderedNotebook(data, notebook_heads, state)
     entries = await in_slices(_entry(runtime, cell, runtime_heads) for cell in cells)
-    comms, blobs = await read_widgets(runtime, runtime_heads, room.past_widgets, entries, room.blobs)
+    read = partial(room.blobs.read_all, lenient=outputs == "readable")
+    comms, blobs = await read_widgets(runtime, runtime_heads, room.past_widgets, entries, read)
     values = ([cell.attachments or {}, entry] for cell, entry in zip(cells, entries, strict=True))
     hashes = set().union(*await in_slices(set(blob_hashes(value)) for value in values))
-    blobs |= await room.blobs.read_all(hashes - blobs.keys())
-    data = await trio.to_thread.run_sync(_render, metadata, cells, entries, comms, blobs)
+    blobs |= await read(hashes - blobs.keys())
+    data = await trio.to_thread.run_sync(_render, metadata, cells, entries, comms, blobs, outputs)
     return RenderedNotebook(data, notebook_heads, state)
 
 
@@ -117,28 +121,28 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
                 await _write_own(room, rendered)
             else:
                 async with room.reserve(path):
-                    room.copy = path, await write_atomic(path, rendered.data)
-                room.copied = room.as_now(rendered.state)
+                    version = await write_atomic(path, rendered.data)
+                room.file.note_copied(path, version, rendered.state)
         except (OSError, BlobStoreError, InvalidNotebook) as error:
             raise NotSaved(*_reason(error), rendered) from error
         saved_at = room.timestamp()
-        heads = heads_to_hex(room.as_now(rendered.state)[0])
+        heads = heads_to_hex(room.file.as_now(rendered.state)[0])
         if path == room.path:
-            room.tell_saved(heads, saved_at)
+            room.file.tell_saved(heads, saved_at)
         return {"path": room.show(path), "saved_at": saved_at, "notebook_heads": heads}
 
 
 async def _write_own(room: "Room", rendered: RenderedNotebook) -> None:
-    if room.load_error is not None:
-        raise FileUnwritable(errno.EPERM, f"the notebook was not loaded whole: {room.load_error}", str(room.path))
+    if room.file.load_error is not None:
+        raise FileUnwritable(errno.EPERM, f"the notebook was not loaded whole: {room.file.load_error}", str(room.path))
     try:
-        room.version = await write_atomic(room.path, rendered.data, expect=room.version)
+        room.file.version = await write_atomic(room.path, rendered.data, expect=room.file.version)
     except FileUnwritable as error:
         status = "conflict" if isinstance(error, FileChanged) else _STATUS.get(error.errno)
         if status is not None:
-            room.tell_file(status, error.reason)
+            room.file.tell(status, error.reason)
         raise
-    room.saved = room.as_now(rendered.state)
+    room.file.note_saved(rendered.state)
 
 
 def _reason(error: Exception) -> tuple[SaveRefusal, str]:
@@ -155,32 +159,32 @@ def _reason(error: Exception) -> tuple[SaveRefusal, str]:
 
 async def copy_stands(room: "Room") -> bool:
     """Whether what was saved under another name is still there; True if nothing was, or the room's own file has it all."""
-    if room.copy is None or (room.saved is not None and room.saved[0] == room.notebook.heads()):
+    if room.file.copy is None or (room.file.saved is not None and room.file.saved[0] == room.notebook.heads()):
         return True
     try:
-        return await same_version(*room.copy) is not None
+        return await same_version(*room.file.copy) is not None
     except (FileNotFoundError, FileUnreadable):
         return False
 
 
 async def look_at_file(room: "Room") -> bool:
     """Whether the room's file holds something else than what was last read or written; if not, `file` says what it is."""
-    if room.load_error is not None:
+    if room.file.load_error is not None:
         return False  # it is never saved over, and `file` says so
     async with room.saving:
         try:
-            version = await same_version(room.path, room.version)
+            version = await same_version(room.path, room.file.version)
         except FileNotFoundError:
-            room.tell_file("missing", "the file is gone; saving makes it anew")
+            room.file.tell("missing", "the file is gone; saving makes it anew")
             return False
         except FileUnreadable as error:
-            room.tell_file("conflict", f"the file can't be read any more: {error.reason}")
+            room.file.tell("conflict", f"the file can't be read any more: {error.reason}")
             return False
         if version is None:
             return True
-        room.version = version
-        if room.file_status in ("conflict", "missing"):
-            room.tell_file("ready")
+        room.file.version = version
+        if room.file.status in ("conflict", "missing"):
+            room.file.tell("ready")
         return False
 
 
@@ -204,6 +208,7 @@ def _render(
     entries: Sequence[Mapping[str, Any]],
     comms: Mapping[str, Mapping[str, Any]],
     blobs: Mapping[str, bytes],
+    outputs: Outputs,
 ) -> bytes:
     def load(blob_hash: str) -> bytes:
         try:
@@ -211,6 +216,7 @@ def _render(
         except KeyError:
             raise BlobMissing(f"no blob {blob_hash}") from None
 
+    decode = _decode_readable if outputs == "readable" else decode_manifest
     saved = [
         SavedCell(
             cell_id=cell.cell_id,
@@ -219,9 +225,17 @@ def _render(
             metadata=cell.metadata,
             attachments=decode_attachments(cell.attachments or {}, load),
             execution_count=entry.get("execution_count"),
-            outputs=[decode_manifest(manifest, load) for manifest in entry.get("outputs", [])],
+            outputs=[decode(manifest, load) for manifest in entry.get("outputs", [])],
         )
         for cell, entry in zip(cells, entries, strict=True)
     ]
     widget_state = render_widget_state(comms, load)
     return render_notebook(SavedNotebook(metadata=metadata(), cells=saved, widget_state=widget_state))
+
+
+def _decode_readable(manifest: Mapping[str, Any], load: Load) -> dict[str, Any]:
+    try:
+        return decode_manifest(manifest, load)
+    except (LookupError, InvalidValue) as missing:
+        line = f"[notebookd: here was an output that can't be read any more: {missing}]\n"
+        return {"output_type": "stream", "name": "stderr", "text": line}

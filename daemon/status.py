@@ -42,7 +42,7 @@ def _describe_room(room: "Room") -> dict[str, Any]:
             "queued": [*queue.waiting],
         },
         "peers": len(room.notebook.subscribers),
-        "changed": room.changed,
+        "changed": room.file.changed,
     }
 
 

@@ -12,7 +12,7 @@ import trio
 
 from daemon.core.notebook_model import InvalidNotebook
 from daemon.files import FileUnwritable, write_new
-from daemon.saving import NotSaved, RenderedNotebook, copy_stands, render_room
+from daemon.saving import NotSaved, Outputs, RenderedNotebook, copy_stands, render_room
 from sync.blobs import BlobStoreError
 
 if TYPE_CHECKING:
@@ -48,14 +48,10 @@ async def keep_unsaved(room: "Room", reason: str, rendered: RenderedNotebook | N
         rendered: what was to be saved, if that is at hand: when the daemon ends there is no time to render it again.
     """
     told = {"room": room.id, "path": room.shown_path, "reason": reason}
-    if room.copied == room.state and await copy_stands(room):
+    if room.file.copied == room.file.state and await copy_stands(room):
         log.warning("not saved at the end, but the same is in another file, as somebody asked", **told)
         return
-    try:
-        data = (rendered or await render_room(room)).data
-    except (BlobStoreError, InvalidNotebook) as error:
-        told["left_out"] = f"outputs: {error}"
-        data = (await render_room(room, outputs=False)).data
+    data = await _rendered(room, told) if rendered is None else rendered.data
     for folder in (room.path.parent, room.unsaved):
         try:
             if folder is room.unsaved:
@@ -67,6 +63,17 @@ async def keep_unsaved(room: "Room", reason: str, rendered: RenderedNotebook | N
             log.error("not saved at the end; what it was is in a copy", copy=str(copy), **told)
             return
     log.error("not saved at the end, nor kept: it is lost", **told)
+
+
+async def _rendered(room: "Room", told: dict[str, str]) -> bytes:
+    """As much of the notebook as can be had; `told` says what is missing."""
+    wanted: tuple[Outputs, ...] = ("all", "readable")
+    for outputs in wanted:
+        try:
+            return (await render_room(room, outputs)).data
+        except (BlobStoreError, InvalidNotebook) as error:
+            told["left_out"] = f"outputs: {error}"
+    return (await render_room(room, "none")).data
 
 
 async def _write(folder: Path, stem: str, data: bytes) -> Path:

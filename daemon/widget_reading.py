@@ -5,7 +5,7 @@ sees the widgets as they last were.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -14,7 +14,6 @@ from daemon.core.comm import is_link
 from daemon.core.comms import MAX_COMMS
 from daemon.core.saved_widgets import references_in, views_in
 from daemon.slices import in_slices
-from sync.blobs import BlobStore
 from sync.core.binding import Replica
 from sync.core.document import Document
 from sync.core.identifiers import Heads
@@ -54,7 +53,11 @@ class PastWidgets:
 
 
 async def read_widgets(
-    replica: Replica, heads: Heads, past: PastWidgets, cells: Iterable[Mapping[str, Any]], blobs: BlobStore
+    replica: Replica,
+    heads: Heads,
+    past: PastWidgets,
+    cells: Iterable[Mapping[str, Any]],
+    read: Callable[[Collection[str]], Awaitable[dict[str, bytes]]],
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, bytes]]:
     """The widgets for a file that has the outputs of `cells`, and the blobs that they name.
 
@@ -63,20 +66,17 @@ async def read_widgets(
         heads: the state of it that is saved.
         past: where widgets that the outputs show and the document has not are looked for.
         cells: entries of `cells`.
-        blobs: where their values are.
-
-    Raises:
-        BlobStoreError: a value could not be read. One that is not there any more is left out.
+        read: gives the blobs with these hashes; what it leaves out is left out, what it raises passes through.
     """
     comms: dict[str, Mapping[str, Any]] = dict(await _read_comms(replica, heads))
-    data = await blobs.read_all({blob_hash for entry in comms.values() for blob_hash in blob_hashes(entry)})
+    data = await read({blob_hash for entry in comms.values() for blob_hash in blob_hashes(entry)})
     shown = [*cells, *comms.values()]
     missing = {comm_id for entry in shown for comm_id in views_in(entry.get("outputs", ()))} - comms.keys()
     if missing:
         gone = await past.entries()
         while found := {comm_id: gone[comm_id] for comm_id in missing if comm_id in gone}:
             comms |= found
-            data |= await blobs.read_all({blob_hash for entry in found.values() for blob_hash in blob_hashes(entry)})
+            data |= await read({blob_hash for entry in found.values() for blob_hash in blob_hashes(entry)})
             missing = {other for entry in found.values() for other in references_in(entry, data)} - comms.keys()
         # Nothing refers to a link: it stays with what it links.
         links = {comm_id: references_in(entry, {}) for comm_id, entry in gone.items() if is_link(entry["model_name"])}

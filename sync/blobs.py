@@ -126,18 +126,21 @@ class BlobStore:
         """
         return await trio.to_thread.run_sync(self.read_blocking, blob_hash, limiter=self._readers)
 
-    async def read_all(self, blob_hashes: Collection[str]) -> dict[str, bytes]:
+    async def read_all(self, blob_hashes: Collection[str], *, lenient: bool = False) -> dict[str, bytes]:
         """The bytes of many blobs by hash; those that do not exist are left out.
+
+        Args:
+            lenient: those that can't be read are left out as well.
 
         Raises:
             BlobStoreError: As for `read`.
         """
-        return await trio.to_thread.run_sync(self._read_all, frozenset(blob_hashes), limiter=self._readers)
+        return await trio.to_thread.run_sync(self._read_all, frozenset(blob_hashes), lenient, limiter=self._readers)
 
-    def _read_all(self, blob_hashes: frozenset[str]) -> dict[str, bytes]:
+    def _read_all(self, blob_hashes: frozenset[str], lenient: bool) -> dict[str, bytes]:
         found = {}
         for blob_hash in blob_hashes:
-            with suppress(BlobMissing):
+            with suppress(BlobStoreError if lenient else BlobMissing):
                 found[blob_hash] = self.read_blocking(blob_hash)
         return found
 

@@ -43,8 +43,8 @@ async def execute_cell(call: Call, params: ExecuteCell) -> Result | Later:
         return _repeated(known, params.cell_id)
     heads = await call.heads(params.notebook_heads)
     cell = _cell(room, params.cell_id, heads)
-    if cell is None and not room.loaded.is_set():
-        await room.loaded.wait()
+    if cell is None and not room.file.loaded.is_set():
+        await room.file.loaded.wait()
         cell = _cell(room, params.cell_id, heads)
     known = room.runtime.queue.find(execution_id)
     if known is not None:
@@ -60,7 +60,7 @@ async def execute_cell(call: Call, params: ExecuteCell) -> Result | Later:
 @METHODS.method(ordered=True)
 async def run_all_cells(call: Call, params: RunAllCells) -> Result | Later:
     room = call.room
-    await room.loaded.wait()
+    await room.file.loaded.wait()
     heads = await call.heads(params.notebook_heads)
     at = room.notebook.heads() if heads is None else heads
     cells = NotebookSchema.in_order(await in_slices(NotebookSchema.iterate_cells(room.notebook.replica, at)))

@@ -30,7 +30,7 @@ async def save_notebook(call: Call, params: SaveNotebook) -> Result | Later:
         raise RequestError.invalid_params("path", str(error)) from error
 
     async def finish() -> Result:
-        await room.loaded.wait()
+        await room.file.loaded.wait()
         await room.next_inputs.settled()
         try:
             # Accepted: a peer that leaves meanwhile has its file all the same.

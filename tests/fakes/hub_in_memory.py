@@ -51,7 +51,7 @@ class Running:
     async def open(self, name: str = "a.ipynb") -> Room:
         info, _ = await self.hub.open_notebook(name, create=True, kernel_name=None)
         room = self.hub.rooms[DocumentId(info.id)]
-        await room.loaded.wait()
+        await room.file.loaded.wait()
         return room
 
     async def connect(self, *rooms: Room) -> "Client":

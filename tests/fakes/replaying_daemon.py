@@ -85,7 +85,7 @@ class ReplayingDaemon(ServedDaemon):
         cells = [{**cell, "id": f"c{n}"} for n, cell in enumerate(notebook_file([""] * CELLS)["cells"], 1)]
         opened = await open_story(self, file={**notebook_file([]), "cells": cells})
         room = self.hub.rooms[DocumentId(opened.id)]
-        await room.loaded.wait()
+        await room.file.loaded.wait()
         return opened, RoomPlayer(room)
 
 

@@ -32,7 +32,7 @@ async def open_room(path: Path, blobs: BlobStore, nursery: trio.Nursery) -> Room
         stop_serving=lambda document: None,
     )
     await nursery.start(room.run)
-    await room.loaded.wait()
+    await room.file.loaded.wait()
     return room
 
 

@@ -1,5 +1,7 @@
 import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -15,20 +17,30 @@ async def hold_the_loop(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  # it is what is to be seen
 
 
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """None but those that the test makes."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 async def test_a_slow_round_is_counted_and_logged_with_the_task_that_took_it() -> None:
-    with capture_logs() as logs, LoopWatch().watching() as watch:
+    with no_collections(), capture_logs() as logs, LoopWatch().watching() as watch:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(trio.lowlevel.checkpoint)
             nursery.start_soon(hold_the_loop, 2 * SLOW_SECONDS)
         await trio.testing.wait_all_tasks_blocked()
     slow = [record for record in logs if record["event"] == "slow loop iteration"]
-    assert len(slow) == 1
-    assert slow[0]["task"].endswith("hold_the_loop")
-    assert slow[0]["room"] == "a room"
-    assert slow[0]["ms"] >= slow[0]["task_ms"] >= 1000 * SLOW_SECONDS
-    assert slow[0]["gc_ms"] == 0
-    assert sum(watch.rounds[BUCKETS.index(SLOW_SECONDS) + 1 :]) == 1
+    # A machine that is busy may hold up another round as well.
+    [held] = [record for record in slow if record["task"].endswith("hold_the_loop")]
+    assert held["room"] == "a room"
+    assert held["ms"] >= held["task_ms"] >= 1000 * SLOW_SECONDS
+    assert held["gc_ms"] == 0
+    assert sum(watch.rounds[BUCKETS.index(SLOW_SECONDS) + 1 :]) == len(slow)
     assert sum(watch.rounds) > 1
     assert watch.seconds >= 2 * SLOW_SECONDS
 

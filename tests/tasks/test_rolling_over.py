@@ -83,8 +83,8 @@ async def test_the_next_commit_is_in_a_document_with_the_same_content_and_no_his
         assert read_string(room.notebook.replica, ROOT, "runtime") == new.url
         assert [line["event"] for line in logs if line["log_level"] == "info"] == ["runtime document replaced"]
         # It is no change of the notebook that its file would not have.
-        assert room.changed, "by its outputs"
-        assert not room.edited, "by people"
+        assert room.file.changed, "by its outputs"
+        assert not room.file.edited, "by people"
         await show(room, 1_000_000)
         [entry] = rebuilt(new)["cells"].values()
         assert [output["data"]["text/plain"] for output in entry["outputs"]] == ["1000000"]
@@ -99,7 +99,7 @@ async def test_a_file_that_was_up_to_date_stays_so(tmp_path: Path) -> None:
         while room.runtime_document is old:
             room.runtime.mutate([SetKernel(status=BUSY, name=str(len(old.log)))], Urgency.URGENT)
             await room.writer.flush()
-        assert not room.changed
+        assert not room.file.changed
         await daemon.hub.close_notebook(room.id)
         assert (tmp_path / "a.ipynb").read_bytes() == before
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from daemon.core.notebook_file import render_notebook
 from daemon.core.notebook_model import LoadedNotebook, SavedNotebook
-from daemon.files import FileVersion, write_atomic
+from daemon.files import FileVersion, write_atomic, write_new
 from daemon.http_app import ApiError
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
@@ -144,7 +145,7 @@ async def test_a_notebook_that_can_not_be_saved_is_not_closed(
 
         # The way out that the message names.
         assert await ask(client, room, "save_notebook", path="elsewhere.ipynb") == "ok"
-        assert not room.edited
+        assert not room.file.edited
         await daemon.hub.close_notebook(room.id, save=False, peer_id="peer")
         assert daemon.hub.rooms == {}
         assert source(root / "elsewhere.ipynb").startswith("1!")
@@ -224,12 +225,12 @@ async def test_a_bug_met_while_saving_closes_nothing(root: Path, monkeypatch: py
 async def test_what_is_written_elsewhere_counts_until_somebody_writes_on(root: Path) -> None:
     async with running(root) as daemon:
         room, client = await edited(daemon)
-        assert room.edited
+        assert room.file.edited
         assert await ask(client, room, "save_notebook", path="elsewhere.ipynb") == "ok"
-        assert not room.edited
-        assert room.changed, "its own file is as it was"
+        assert not room.file.edited
+        assert room.file.changed, "its own file is as it was"
         await edit(client, room, "!")
-        assert room.edited
+        assert room.file.edited
 
 
 @pytest.mark.usefixtures("nobody_is_root")
@@ -380,9 +381,10 @@ async def test_what_a_room_held_that_failed_is_kept(root: Path) -> None:
 
 
 async def test_an_output_that_is_gone_does_not_take_with_it_what_people_wrote(root: Path) -> None:
-    output = {"output_type": "display_data", "data": {"text/html": "x" * 5_000}, "metadata": {}}
+    html = {"output_type": "display_data", "data": {"text/html": "x" * 5_000}, "metadata": {}}
+    text = {"output_type": "stream", "name": "stdout", "text": "kept\n"}
     async with running(root) as daemon:
-        daemon.write("a.ipynb", [{**CELLS[0], "outputs": [output]}])
+        daemon.write("a.ipynb", [{**CELLS[0], "outputs": [html, text]}])
         room = await daemon.open()
         client = await daemon.connect(room)
         await edit(client, room)
@@ -395,7 +397,46 @@ async def test_an_output_that_is_gone_does_not_take_with_it_what_people_wrote(ro
         with pytest.raises(ApiError, match="clear_outputs"):
             await daemon.hub.close_notebook(room.id)
         await daemon.hub.close_all(save=True)
+        [copy] = copies(root)
+        assert source(copy) == EDITED
+        line, kept = json.loads(copy.read_text())["cells"][0]["outputs"]
+        assert (line["name"], "".join(line["text"]).startswith("[notebookd: here was an output")) == ("stderr", True)
+        assert "".join(kept["text"]) == "kept\n"
+
+
+async def test_what_a_failed_room_held_is_kept_though_the_daemon_ends_at_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_answers = trio.Event()
+
+    async def write(path: Path, data: bytes) -> None:
+        await disk_answers.wait()
+        await write_new(path, data)
+
+    monkeypatch.setattr("daemon.unsaved.write_new", write)
+    async with running(root) as daemon:
+        room, _ = await edited(daemon)
+        fail_in_writer(room)
+        await room.ended.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(daemon.hub.close_all, save=True))
+            await wait_all_tasks_blocked()
+            disk_answers.set()
         assert [source(copy) for copy in copies(root)] == [EDITED]
+
+
+async def test_a_room_that_fails_while_it_is_closed_is_no_success(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(root) as daemon:
+        room, _ = await edited(daemon)
+
+        async def fail_meanwhile() -> None:
+            fail_in_writer(room)
+            await room.ended.wait()
+
+        monkeypatch.setattr(room.kernels, "close", fail_meanwhile)
+        with pytest.raises(ApiError, match="failed") as refused:
+            await daemon.hub.close_notebook(room.id)
+        assert refused.value.status == 500
 
 
 @pytest.mark.parametrize("executed", [False, True])
@@ -426,7 +467,7 @@ async def test_what_peers_do_while_the_file_is_loaded_is_saved(
         assert not room.ended.is_set(), "it waits for the rest"
         before = (root / "a.ipynb").stat().st_ino
         load.set()
-        await room.loaded.wait()
+        await room.file.loaded.wait()
         assert file_of(room)["status"] == "ready"
         assert file_of(room)["saved_notebook_heads"] == [], "no heads are those of the file"
         await room.ended.wait()
@@ -473,7 +514,7 @@ async def test_what_is_kept_was_rendered_once(root: Path, monkeypatch: pytest.Mo
         await edited(daemon)
         change_outside(root / "a.ipynb")
 
-        async def render(room: Room, *, outputs: bool = True) -> RenderedNotebook:
+        async def render(room: Room, outputs: str = "all") -> RenderedNotebook:
             raise AssertionError("there is no time for it")
 
         monkeypatch.setattr("daemon.unsaved.render_room", render)
@@ -631,7 +672,7 @@ async def test_a_file_that_another_program_makes_meanwhile_is_theirs(
     async with running(root) as daemon:
         _, created = await daemon.hub.open_notebook("new.ipynb", create=True, kernel_name=None)
         [room] = daemon.hub.rooms.values()
-        await room.loaded.wait()
+        await room.file.loaded.wait()
         assert (created, room_source(room)) == (False, "theirs")
 
 
@@ -650,5 +691,5 @@ async def test_a_roll_over_while_the_file_is_written_is_no_edit(root: Path, monk
         await room.save()
         await room.writer.flush()
         assert room.writer.successions == 1
-        assert not room.edited
+        assert not room.file.edited
         assert file_of(room)["saved_notebook_heads"] == heads_to_hex(room.notebook.heads())
