@@ -29,7 +29,8 @@ from daemon.core.access import Access, AccessPolicy
 from daemon.descriptors import raise_limit
 from daemon.front import open_front_listeners, serve_front
 from daemon.http_app import build_app
-from daemon.hub import DRAIN_SECONDS, Hub
+from daemon.hub import Hub
+from daemon.rooms import DRAIN_SECONDS
 from daemon.state_dir import StateDir
 from sync.blobs import BlobStore
 from sync.core.identifiers import PeerId, SessionId
