@@ -245,7 +245,7 @@ class KernelSupervisor:
             if isinstance(effect, SendExecute):
                 self.runtime.not_sent(effect.execution.execution_id)
         except KernelUnread:
-            if isinstance(effect, SendExecute | SendComm):
+            if isinstance(effect, SendExecute | SendQuestion | SendComm):
                 self.runtime.not_taken(effect)
             return False
         return True

@@ -22,7 +22,7 @@ import trio
 
 from daemon.core.comm import SendComm
 from daemon.core.comm_buffers import join_buffers
-from daemon.core.effects import SendExecute
+from daemon.core.effects import SendExecute, SendQuestion
 from daemon.core.runtime import Runtime
 from kernel_bridge import Kernel, find_kernelspec, run_kernel
 from kernel_bridge.core.messages import Header, KernelMessage, Status
@@ -67,6 +67,9 @@ class Recorder:
                 content = {**EXECUTE, "code": effect.execution.code}
                 self.kernel.send("shell", "execute_request", content, msg_id=effect.execution.execution_id)
                 sent.append(effect.execution.execution_id)
+            elif isinstance(effect, SendQuestion):
+                content = {**EXECUTE, "code": "", "silent": True, "store_history": False}
+                self.kernel.send("shell", "execute_request", content, msg_id=effect.msg_id)
             elif isinstance(effect, SendComm):
                 self.kernel.send("shell", effect.msg_type, effect.content, msg_id=effect.msg_id, buffers=effect.buffers)
                 sent.append(effect.msg_id)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from daemon.core.comm_buffers import State, join_buffers
 from sync.core.widget_tree import WIDGET_TARGET
@@ -15,6 +16,9 @@ PROTOCOLS: Final = {WIDGET_TARGET: "2.1.0", "jupyter.widget.control": "1.0.0"}
 _SPARSE_SUFFIXES: Final = ("LayoutModel", "StyleModel")
 # The only copy of these is `comms[id].outputs`, and the capture.
 OUTPUT_TRAITS: Final = frozenset({"outputs", "msg_id"})
+
+JsonType: TypeAlias = type | tuple[type, frozenset[type]]
+_ITEMS_LOOKED_AT: Final = 16  # the items of a trait are alike, and there may be 100 000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,14 @@ class Held:
 
 @dataclass(slots=True)
 class Sent:
-    """A message of ours that the kernel has not dealt with. `echoed`: but it began to.
+    """A message of ours that the kernel has not dealt with. `begun`: it said that it works on it; `echoed`: what it has of it.
 
     `unsure`: who knows what it makes of it: it raised, or it is an opening, which names some traits of a whole state.
     `is_question`: it asks for the state.
     """
 
     comm_id: str
+    begun: bool = False
     echoed: bool = False
     unsure: bool = False
     is_question: bool = False
@@ -73,7 +78,7 @@ class Comm:
     """One comm. `sent` is the update that the kernel has not answered; `waiting` is what to send after it; `forwarded` is the
     last that was sent, which the kernel may have echoed and still work on.
 
-    `types`: of its traits, what JSON makes of the kernel's latest value (a peer's, of one that the kernel has not named).
+    `types`: of its traits, the type of the kernel's latest value (of a peer's, where the kernel has not named one).
     `references`: the comms that its traits name, by trait. `was_used`: an output showed it, or a widget referred to it.
     `unsure`: nobody knows what the kernel has of it, which is to be asked; `question`: the last that did. `opening`: a peer's
     comm_open of it.
@@ -83,7 +88,7 @@ class Comm:
     target_name: str
     model_name: str
     place: Place
-    types: dict[str, type] = field(default_factory=dict)
+    types: dict[str, JsonType] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     size: int = 0
     held: dict[str, Held] = field(default_factory=dict)
@@ -126,17 +131,35 @@ class Comm:
         return [name for name, held in self.held.items() if held.msg_id == msg_id and not held.answered]
 
 
-def json_type(value: object) -> type:
-    """The type of a value of a trait, by which `may_be_cast` goes."""
+def json_type(value: object) -> JsonType:
+    """The type of a value of a trait, by which `may_be_cast` goes: of a list or a map, also those of its first items."""
+    items = _items(value)
+    if items is not None:
+        return type(value), frozenset(map(type, items))
     return bytes if isinstance(value, bytearray | memoryview) else type(value)
 
 
-def may_be_cast(value: object, to: type | None) -> bool:
-    """Whether a trait whose values are of the type `to` might make another value of this one before it looks at it."""
-    own = json_type(value)
-    if isinstance(value, float) and value.is_integer() and to is int:
+def may_be_cast(value: object, to: JsonType | None) -> bool:
+    """Whether a trait whose values are of the type `to` might make another value of this one before it looks at it.
+
+    Null is nobody's: what is cast to it, or from it, is not known of any trait.
+    """
+    if isinstance(to, tuple):
+        container, types = to
+        items = _items(value)
+        if items is None or not isinstance(value, container):
+            return value is not None
+        return any(all(may_be_cast(item, type_) for type_ in types) for item in items if types)
+    if value is None or to in (None, type(None)) or (isinstance(value, float) and value.is_integer() and to is int):
         return False
+    own = bytes if isinstance(value, bytearray | memoryview) else type(value)
     return own is not to and (own, to) != (int, float)
+
+
+def _items(value: object) -> list[Any] | None:
+    if isinstance(value, list):
+        return value[:_ITEMS_LOOKED_AT]
+    return list(islice(value.values(), _ITEMS_LOOKED_AT)) if isinstance(value, dict) else None
 
 
 def is_link(model_name: str) -> bool:

@@ -243,6 +243,11 @@ class ExecutionQueue:
         execution.answer_idle = True
         return self._look(execution, now)
 
+    def not_asked(self, question: str, now: float) -> None:
+        """The question could not be sent: the kernel reads nothing now."""
+        if self.in_flight is not None and self.in_flight.question == question:
+            self.in_flight.ask_at = now + ASK_SECONDS
+
     def cancel(self, execution_id: str, now: float) -> list[Transition]:
         """Cancels it if it is still queued here; what is with the kernel goes on."""
         execution = self._known.get(execution_id)

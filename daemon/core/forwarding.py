@@ -10,7 +10,7 @@ Per comm one message is forwarded and one is waiting at most, so that a busy ker
 goes before an execution or a click that was asked for after it: the code must find what its peer had set.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from daemon.core.comm import PROTOCOLS, Comm, Held, SendComm, Sent, may_be_cast
@@ -52,9 +52,10 @@ class Forwarding:
         sends, self._sends = self._sends, []
         return sends
 
-    def open_messages(self) -> list[str]:
+    @property
+    def open_messages(self) -> Collection[str]:
         """Ids of messages of ours that wait for their echo or idle, oldest first."""
-        return list(self._open)
+        return self._open.keys()
 
     @property
     def deadline(self) -> float | None:
@@ -159,11 +160,22 @@ class Forwarding:
             self._answered(comm, msg_id)
         return [*answered, msg_id]
 
+    def begun(self, msg_id: str) -> None:
+        """The kernel is busy with a message, and will say when it is done. Within a cell that awaits it says neither."""
+        sent = self._open.get(msg_id)
+        if sent is not None:
+            sent.begun = True
+
     def failed(self, msg_id: str) -> None:
         """The kernel raised while it worked on a message: who knows what it took of it."""
         sent = self._open.get(msg_id)
-        if sent is not None and not sent.is_question:  # asked again, it would raise again
-            sent.unsure = True
+        if sent is None or sent.is_question:  # asked again, it would raise again
+            return
+        sent.unsure = True
+        comm = self._comms.get(sent.comm_id)
+        if comm is not None and sent.echoed and not sent.begun:
+            comm.unsure = True  # nothing more is said of it
+            self._ask(comm)
 
     def idle(self, msg_id: str) -> list[str]:
         """The kernel is done with a message; returns those of ours that are over with it, oldest first."""
@@ -207,7 +219,7 @@ class Forwarding:
         self._open.clear()
         self._quiet.clear()
         for comm in self._comms.values():
-            comm.held = {name: Held(comm.held[name].until) for name in comm.waiting}
+            comm.held = {name: comm.held[name] for name in comm.waiting}
             comm.sent = None
             comm.unsure = False
 
@@ -283,7 +295,10 @@ class Forwarding:
 
         There is one such question of a widget at most: what is sent behind it is answered behind it.
         """
-        if comm.unsure and comm.is_widget and not comm.in_hand and comm.forwarded not in self._open:
+        forwarded = self._open.get(comm.forwarded or "")
+        if forwarded is not None and (forwarded.begun or not forwarded.echoed):
+            return
+        if comm.unsure and comm.is_widget and not comm.in_hand:
             comm.unsure = False
             comm.question = self.request_state(comm.comm_id)
             self._open[comm.question] = Sent(comm.comm_id, is_question=True)

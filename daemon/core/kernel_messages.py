@@ -70,8 +70,8 @@ class KernelMessages(Transitions):
             self.widgets.idle(parent.msg_id)
             self._take_widgets()
         if parent.msg_type == "execute_request":
-            if self._callback.running:
-                self._note_comm(running=False)
+            if state == "busy" and parent.session == self._kernel_session:
+                self._passed(parent.msg_id)
             if state == "busy":
                 self._apply(self.queue.on_busy(parent.msg_id))
             elif state == "idle":
@@ -79,17 +79,28 @@ class KernelMessages(Transitions):
                 self._apply(self.queue.on_idle(parent.msg_id, now))
                 self._apply(self.queue.on_answer_idle(parent.msg_id, now))
         elif parent.msg_type in _COMM_MESSAGES:
-            self._note_comm(running=state == "busy")
+            self._note_comm(parent.msg_id if state == "busy" else None)
 
-    def _note_comm(self, *, running: bool) -> None:
-        if running:
-            self._callback.began(self._monotonic())
+    def _note_comm(self, running: str | None) -> None:
+        """The kernel is busy with this message to a comm, or with none any more."""
+        if running is None:
+            self._answers.ended()
         else:
-            self._callback.ended()
+            self._answers.begun(running)
+            self.widgets.forwarding.begun(running)
         self.on_transition()
         if self.queue.in_flight is None:
-            self._set_kernel_status("busy" if running else "idle")
+            self._set_kernel_status("idle" if running is None else "busy")
             self._wake(Urgency.LAZY)
+
+    def _passed(self, msg_id: str) -> None:
+        """The kernel is busy with an execution of ours: it is past what it did for comms."""
+        if self._answers.running is not None:
+            self._note_comm(None)
+        lost = self._answers.passed(msg_id)
+        if lost:
+            self.widgets.give_up(lost)
+            self._take_widgets()
 
     def _receive_reply(self, reply: k.ExecuteReply, parent: k.Header) -> None:
         execution = self.queue.find(parent.msg_id)
@@ -104,6 +115,7 @@ class KernelMessages(Transitions):
         now = self._monotonic()
         self._apply(self.queue.on_reply(parent.msg_id, reply.status, reply.execution_count, now))
         self._apply(self.queue.on_answer(parent.msg_id, now))
+        self._answers.ask_again(now, parent.msg_id)  # its busy may be lost
 
     def _set_next_input(self, execution: Execution, text: object, *, replace: bool) -> None:
         if not isinstance(text, str):

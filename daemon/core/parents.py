@@ -6,6 +6,8 @@ from typing import Final
 # Of each kind. An output can come long after its execution (threads); older parents than these go to the kernel log.
 REMEMBERED_PARENTS: Final = 10_000
 
+NO_CELL: Final = ""
+
 
 class Parents:
     """The cells of the newest parents. Each kind has its own room: a dragged slider's messages push no execution out."""
@@ -22,9 +24,13 @@ class Parents:
         """This message went to a comm that belongs to this cell."""
         _remember(self._comm_messages, msg_id, cell_id)
 
+    def asks(self, msg_id: str) -> None:
+        """This message is a question of the daemon's own: what the kernel shows behind it belongs to no cell."""
+        _remember(self._comm_messages, msg_id, NO_CELL)
+
     def cell_of(self, msg_id: str) -> str | None:
-        """The cell's id; None for a message that is not ours, or that was forgotten."""
-        return self._executions.get(msg_id) or self._comm_messages.get(msg_id)
+        """The cell's id, or `NO_CELL`; None for a message that is not ours, or that was forgotten."""
+        return self._executions.get(msg_id, self._comm_messages.get(msg_id))
 
 
 def _remember(parents: OrderedDict[str, str], msg_id: str, cell_id: str) -> None:

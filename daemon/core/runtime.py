@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from daemon.core.comm import SendComm
-from daemon.core.effects import SendExecute, SendInput
+from daemon.core.effects import SendExecute, SendInput, SendQuestion
 from daemon.core.executions import Loss
 from daemon.core.kernel_messages import KernelMessages
 from daemon.core.saved_widgets import LoadedComm, view_of
@@ -85,21 +85,27 @@ class Runtime(KernelMessages):
         """The kernel could not be given this execution."""
         self._apply(self.queue.not_sent(execution_id, self._monotonic()))
 
-    def not_taken(self, effect: SendExecute | SendComm) -> None:
+    def not_taken(self, effect: SendExecute | SendQuestion | SendComm) -> None:
         """The kernel has left so much unread that it could not be given this. An execution waits until it reads again."""
         if isinstance(effect, SendExecute):
             self.queue.not_taken(effect.execution.execution_id)
+        elif isinstance(effect, SendQuestion):
+            now = self._monotonic()
+            self.queue.not_asked(effect.msg_id, now)
+            self._answers.ask_again(now, effect.msg_id)
         else:
             self.trouble("the kernel reads nothing; messages to widgets and other comms were dropped")
 
     @property
     def between(self) -> bool:
         """Whether the kernel was sent an execution that it has not begun, and works on nothing else that we know of."""
-        return self.queue.in_flight is not None and self.queue.running is None and not self._callback.running
+        return self.queue.in_flight is not None and self.queue.running is None and self._answers.running is None
 
     def interrupt(self) -> str | None:
         """A person interrupts; returns the execution that it meets."""
-        execution, transitions = self.queue.interrupt(self._monotonic())
+        now = self._monotonic()
+        execution, transitions = self.queue.interrupt(now)
+        self._answers.ask_again(now)  # a kernel may drop what it was about to begin
         self._apply(transitions)
         return None if execution is None else execution.execution_id
 
@@ -122,7 +128,7 @@ class Runtime(KernelMessages):
     @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
-        deadlines = (self.queue.deadline, self._callback.deadline, self.widgets.deadline, self._queue_due)
+        deadlines = (self.queue.deadline, self._answers.deadline, self.widgets.deadline, self._queue_due)
         return min((at for at in deadlines if at is not None), default=None)
 
     # Widgets.
@@ -165,12 +171,12 @@ class Runtime(KernelMessages):
         """The kernel ended or could not start; `message` makes it an error that peers see, `reason` if not as usual."""
         self._kernel_session = None
         self._troubles.clear()
-        self._apply(self.queue.kernel_gone(loss, self._monotonic(), was_idle=not self._callback.running))
+        self._apply(self.queue.kernel_gone(loss, self._monotonic(), was_idle=self._answers.running is None))
         if self.widgets.live:
             self.on_widgets_gone()
         self.widgets.kernel_gone()
         self._take_widgets()
-        self._callback.ended()
+        self._answers.clear()
         self._prompt.clear()
         self._set_kernel_status(_STATUS_AFTER[loss])
         if message is None:
@@ -187,7 +193,8 @@ class Runtime(KernelMessages):
         if self._kernel_session is None:
             return
         self.trouble("the connection to the kernel broke and was made again; outputs may be missing")
-        self._note_comm(running=False)  # the idle of what ran may be lost; if it runs still, it only looks idle
+        self._note_comm(None)  # the idle of what ran may be lost; if it runs still, it only looks idle
+        self._answers.clear()
         self.queue.reconnected(self._monotonic())
         self._ask()
         self.widgets.reconnected()

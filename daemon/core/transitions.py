@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from daemon.core.callback import Callback
+from daemon.core.comm_answers import CommAnswers
 from daemon.core.effects import Effect, NextInput, SendExecute, SendQuestion
 from daemon.core.executions import Execution, ExecutionQueue, Started, Transition
 from daemon.core.kernel_troubles import KernelTroubles
@@ -79,7 +79,7 @@ class Transitions(PendingBatch):
         self._queue_due: float | None = None
         self._effects: list[Effect] = []
         self._parents = Parents()
-        self._callback = Callback()
+        self._answers = CommAnswers()
         self._custom_waiting = 0
         self._kernel_session: str | None = None
         self._prompt = Prompt(new_id, self._show_prompt)
@@ -129,6 +129,7 @@ class Transitions(PendingBatch):
             self.on_execution(execution)
         self._queue_changed = True
         self._send_next()
+        self._watch_widgets()
         # The start as well, though one commit fewer would cost 0.3 ms less: it is made while the kernel works, and what is left
         # for the end is shorter then (measured: 1+1 takes 1.25 times the floor with it, and 1.43 with the start in the end's).
         self._wake(Urgency.URGENT)
@@ -201,9 +202,16 @@ class Transitions(PendingBatch):
         execution = self.queue.to_ask(now)
         if execution is not None:
             execution.question = self._new_id()
-            self._effects.append(SendQuestion(execution.question))
-        if self._callback.to_ask(now) and self.queue.in_flight is None:  # which would tell as well
-            self._effects.append(SendQuestion(self._new_id()))
+            self._ask_nothing(execution.question)
+        open_messages = self.widgets.forwarding.open_messages
+        if self.queue.in_flight is None and self._answers.to_ask(open_messages, now):
+            question = self._new_id()
+            self._answers.asked(question, open_messages)
+            self._ask_nothing(question)
+
+    def _ask_nothing(self, msg_id: str) -> None:
+        self._parents.asks(msg_id)
+        self._effects.append(SendQuestion(msg_id))
 
     def _set_kernel_status(self, status: KernelStatus) -> None:
         if status != self.kernel_status:
@@ -232,7 +240,8 @@ class Transitions(PendingBatch):
             self._wake(Urgency.NORMAL)
 
     def _watch_widgets(self) -> None:
-        self.widgets.watch(resting=self.queue.in_flight is None and not self._callback.running)
+        in_flight = self.queue.in_flight is not None
+        self._answers.watch(self.widgets.forwarding.open_messages, in_flight=in_flight, now=self._monotonic())
 
     def _tell_custom(self, comm_id: str, content: Any, buffers: list[bytes]) -> None:
         """An event for each custom message of the kernel; they are never coalesced."""

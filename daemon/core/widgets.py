@@ -1,6 +1,6 @@
 """Widgets of one notebook: the comms of its kernel, what Output widgets capture, and what a file left of earlier ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from daemon.core.comm import Comm, SendComm, opening_state
@@ -14,9 +14,6 @@ from daemon.core.saved_widgets import LoadedComm, SavedWidgets
 from kernel_bridge.core import messages as k
 from sync.core.json_text import finite
 from sync.core.mutations import KERNEL_LOG, OpenComm, Target
-
-# After the kernel is idle, an echo or idle that has not come is lost.
-ECHO_GRACE_SECONDS = 2.0
 
 
 class Widgets:
@@ -46,13 +43,10 @@ class Widgets:
         self.captures = OutputWidgets(outputs, self.forwarding.send_update, new_id)
         self.saved = SavedWidgets()
         self._reattachment = Reattachment(self.forwarding.request_info, clock)
-        self._clock = clock
-        self._lost_at: float | None = None  # when what the kernel has not answered is lost
         self._outputs = outputs
         self._tell = tell
         self.changed_file = False
         self._drained_edits = 0
-        self._suspects: list[str] = []
 
     @property
     def live(self) -> bool:
@@ -67,7 +61,7 @@ class Widgets:
     @property
     def deadline(self) -> float | None:
         """When `expire` must be called, if nothing happens before."""
-        deadlines = (self._lost_at, self.forwarding.deadline, self._reattachment.deadline)
+        deadlines = (self.forwarding.deadline, self._reattachment.deadline)
         return min((at for at in deadlines if at is not None), default=None)
 
     def drain(self) -> list[CommMutation]:
@@ -117,31 +111,21 @@ class Widgets:
         self.forwarding.forward_all()
         self.captures.flush()
 
-    def watch(self, *, resting: bool) -> None:
-        """To be called when anything happened; `resting`: the kernel works on nothing.
-
-        Echoes and idles that do not come soon after it rests are lost.
-        """
-        open_messages = self.forwarding.open_messages() if resting else []
-        if not open_messages:
-            self._lost_at = None
-        elif self._lost_at is None:
-            self._lost_at, self._suspects = self._clock() + ECHO_GRACE_SECONDS, open_messages
-
     def expire(self) -> None:
-        """The deadline passed: shows what waited for a pause, gives lost echoes up."""
+        """The deadline passed: shows what waited for a pause."""
         self.forwarding.release()
         self._reattachment.expire()
-        if self._lost_at is not None and self._clock() >= self._lost_at:
-            self._lost_at = None
-            self.captures.answered(self.forwarding.give_up(self._suspects))
+
+    def give_up(self, msg_ids: Iterable[str]) -> None:
+        """The kernel is past these messages, and what it said of them is lost, if it said anything."""
+        self.captures.answered(self.forwarding.give_up(msg_ids))
+        self.captures.settle()
 
     def kernel_gone(self) -> None:
         """No comm survives its kernel."""
         self.captures.clear()
         self.comms.kernel_gone()
         self._reattachment.end()
-        self._lost_at = None
 
     def reconnected(self) -> None:
         """The connection to the kernel is new, and what was on its way may be lost: it is asked which comms it has."""

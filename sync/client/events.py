@@ -8,17 +8,19 @@ import trio
 
 from sync.client.errors import NotebookError
 from sync.core.client_session import Event
+from sync.core.limits import MAX_HELD_EVENTS, MIB
 
-# Events that wait for one consumer. One that is a thousand behind has no use for the oldest: the documents say it all, and
-# the gap shows in `seq`.
-MAX_WAITING = 1000
+# Events that wait for one consumer: all that the daemon holds for a peer may come with one read, before the consumer has its
+# turn. Custom messages of widgets can be 8 MiB each.
+MAX_WAITING = MAX_HELD_EVENTS
+MAX_WAITING_BYTES = 64 * MIB
 
 
 class EventStream:
     """The events from now on, for one consumer: `async for event in nb.events()`.
 
-    It ends when the notebook is closed; where the connection was given up it raises what ended it. At most 1 000 events
-    wait; of more, the oldest are dropped, which leaves a gap in `event.seq`.
+    It ends when the notebook is closed; where the connection was given up it raises what ended it. At most 12 000 events of
+    64 MiB wait; of more, the oldest are dropped, which leaves a gap in `event.seq`: the documents say it all.
 
     Args:
         ended_by: what ended the connection for good, if something did.
@@ -29,7 +31,8 @@ class EventStream:
         self, ended_by: Callable[[], NotebookError | None], wanted: Callable[[Event], bool] | None = None
     ) -> None:
         self._wanted = wanted
-        self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[Event] = deque()
+        self._waiting_bytes = 0
         self._ended_by = ended_by
         self._closed = False
         self._arrived = trio.Event()
@@ -38,6 +41,9 @@ class EventStream:
         """One more event."""
         if self._wanted is None or self._wanted(event):
             self._waiting.append(event)
+            self._waiting_bytes += event.nbytes
+            while len(self._waiting) > MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
+                self._take()
             self._arrived.set()
 
     def end(self, *, quietly: bool) -> None:
@@ -48,6 +54,7 @@ class EventStream:
     def close(self) -> None:
         """The consumer has heard enough: those that wait are dropped, and the iteration ends."""
         self._waiting.clear()
+        self._waiting_bytes = 0
         self.end(quietly=True)
 
     def __aiter__(self) -> Self:
@@ -64,4 +71,9 @@ class EventStream:
             if self._arrived.is_set():  # else somebody waits for it already
                 self._arrived = trio.Event()
             await self._arrived.wait()
-        return self._waiting.popleft()
+        return self._take()
+
+    def _take(self) -> Event:
+        event = self._waiting.popleft()
+        self._waiting_bytes -= event.nbytes
+        return event

@@ -58,10 +58,12 @@ class Event:
     Attributes:
         method: as docs/wire.md lists them, for instance `execution_done`.
         params: with `epoch`, `seq`, `runtime`, `heads` and what the method has of its own.
+        nbytes: how long it was on the wire.
     """
 
     method: str
     params: dict[str, Any]
+    nbytes: int = 0
 
     @property
     def seq(self) -> int:
@@ -274,7 +276,7 @@ class ClientSession:
         data = decode_data(frame.data)
         if not isinstance(data, dict) or data.get("jsonrpc") != "2.0":
             return
-        message = self._parse(data)
+        message = self._parse(data, len(frame.data))
         if message is None:
             return
         if isinstance(message, Answer) and message.error is not None:
@@ -300,11 +302,11 @@ class ClientSession:
             raise ProtocolError("too many events without their state")
         self._held.append(held)
 
-    def _parse(self, data: dict[Any, Any]) -> Message | None:
+    def _parse(self, data: dict[Any, Any], nbytes: int) -> Message | None:
         method, request_id = data.get("method"), data.get("id")
         if isinstance(method, str) and request_id is None:
             params = data.get("params")
-            return Event(method, params if isinstance(params, dict) else {})
+            return Event(method, params if isinstance(params, dict) else {}, nbytes)
         if data.get("to") != self.peer_id or type(request_id) is not int:
             return None
         result, error = data.get("result"), data.get("error")

@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import daemon.core.comms
-from daemon.core.callback import ASK_SECONDS
 from daemon.core.comm import SendComm
+from daemon.core.comm_answers import ASK_SECONDS
 from daemon.core.comm_buffers import is_place, join_buffers, split_buffers
 from daemon.core.comm_changes import CommChanges, value_size
 from daemon.core.effects import SendExecute, SendQuestion
 from daemon.core.forwarding import QUIET_SECONDS
 from daemon.core.readable import ENVELOPE_BYTES
 from daemon.core.reattachment import ASK_AGAIN_SECONDS
-from daemon.core.widgets import ECHO_GRACE_SECONDS
 from kernel_bridge.core import messages as k
 from sync.core.limits import MIB
 from sync.core.mutations import CloseComm, OpenComm, SetCommState
@@ -207,7 +206,7 @@ def test_a_value_that_the_kernel_refuses_without_a_word_does_not_stay() -> None:
 
     assert notebook.settle().state("s")["value"] == 7
     assert notebook.document.state("s")["other"] == "new"
-    assert notebook.runtime.widgets.forwarding.open_messages() == []
+    assert notebook.runtime.widgets.forwarding.open_messages == set()
 
 
 def test_a_value_that_is_cast_to_what_the_kernel_has_does_not_stay(slider: Notebook) -> None:
@@ -222,7 +221,26 @@ def test_a_value_that_is_cast_to_what_the_kernel_has_does_not_stay(slider: Noteb
 
 @pytest.mark.parametrize(
     ("kernels", "peers", "asked"),
-    [(3, 5, 0), (3, 5.0, 0), (0.5, 2, 0), (0.5, 2.5, 0), (3, "5", 1), (True, 1, 1), ("a", None, 1), ([1], [2], 0)],
+    [
+        (3, 5, 0),
+        (3, 5.0, 0),
+        (0.5, 2, 0),
+        (0.5, 2.5, 0),
+        (3, "5", 1),
+        (True, 1, 1),
+        ("a", None, 0),
+        (None, "50%", 0),
+        (None, {"year": 2026}, 0),
+        ([1], [2], 0),
+        ([1, 2], [1.5, 2.5], 1),
+        ([1], [2.0], 0),
+        ([0.5], [1], 0),
+        ([], ["new"], 0),
+        ([1], "x", 1),
+        ({"a": 1}, {"a": 1.5}, 1),
+        ({"a": 1}, {"b": 2}, 0),
+        ([{}], [{"a": 1}], 0),
+    ],
 )
 def test_only_a_value_that_may_be_cast_costs_a_question(kernels: Any, peers: Any, asked: int) -> None:
     notebook = Notebook()
@@ -239,6 +257,7 @@ def test_a_question_waits_until_the_kernel_has_done_what_it_echoed(slider: Noteb
     message = slider.kernel.inbox.popleft()
     assert isinstance(message, SendComm)
     slider.kernel.parent = k.Header(msg_id=message.msg_id, msg_type="comm_msg", session=SESSION)
+    slider.kernel.say(k.Status(execution_state="busy"))
     slider.kernel.send_state("s", {"value": "bad"}, "echo_update")
     slider.hear()
     slider.pause()
@@ -267,6 +286,10 @@ def test_a_callback_whose_end_is_lost_holds_up_nobody(slider: Notebook, then: st
         slider.now += ASK_SECONDS
         slider.runtime.expire()
         slider.collect()
+        slider.settle()
+        assert slider.kernel.models["s"].state["value"] == 2, (
+            "it went as soon as the kernel was known to be past the first"
+        )
     else:
         slider.begin("b")
         slider.end()
@@ -276,7 +299,116 @@ def test_a_callback_whose_end_is_lost_holds_up_nobody(slider: Notebook, then: st
 
     assert slider.runtime.kernel_status == "idle"
     assert slider.kernel.models["s"].state["value"] == slider.document.state("s")["value"] == 2
-    assert slider.runtime.widgets.forwarding.open_messages() == []
+    assert slider.runtime.widgets.forwarding.open_messages == set()
+
+
+@pytest.mark.parametrize("why", ["not read", "interrupted", "not heard"])
+def test_a_question_that_is_lost_is_put_again(why: str) -> None:
+    notebook = Notebook(echo=False)
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=1)
+    notebook.kernel.read()
+    notebook.kernel.said.pop()  # idle
+    notebook.hear()
+    notebook.set_by_peer("s", value=2)
+    notebook.now += ASK_SECONDS
+    notebook.runtime.expire()
+    if why == "not read":
+        [question] = notebook.runtime.take_effects()
+        assert isinstance(question, SendQuestion)
+        notebook.runtime.not_taken(question)
+    else:
+        notebook.collect()
+        if why == "not heard":
+            notebook.kernel.read()
+            notebook.kernel.said = deque(message for message in notebook.kernel.said if message.channel == "shell")
+            notebook.hear()
+        else:
+            notebook.kernel.inbox.clear()
+            notebook.runtime.interrupt()
+    assert notebook.runtime.kernel_status == "busy"
+    assert notebook.pass_deadline()
+
+    assert notebook.settle().state("s")["value"] == notebook.kernel.models["s"].state["value"] == 2
+    assert notebook.runtime.kernel_status == "idle"
+
+
+def test_nothing_is_asked_behind_an_execution_and_what_is_open_after_it_is() -> None:
+    notebook = Notebook(echo=False)
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=1)
+    notebook.kernel.read()
+    notebook.kernel.said.pop()  # idle
+    notebook.hear()
+    notebook.submit("b")
+    notebook.pass_deadline()
+    assert notebook.runtime.deadline is None
+    assert not any(isinstance(message, SendQuestion) for message in notebook.kernel.inbox)
+    notebook.runtime.not_sent("run2")
+    notebook.kernel.inbox.clear()
+
+    assert notebook.pass_deadline()
+    assert [type(message) for message in notebook.kernel.inbox] == [SendQuestion]
+
+
+def test_a_restart_ends_a_callback_and_its_question(slider: Notebook) -> None:
+    slider.kernel.stays_in_callbacks = True
+    slider.click("s")
+    slider.kernel.read()
+    slider.hear()
+    slider.restart()
+    assert slider.runtime.deadline is None
+    assert slider.runtime.kernel_status == "idle"
+    slider.submit("b")
+    assert slider.runtime.between
+
+
+def test_who_drags_for_long_is_asked_nothing(slider: Notebook) -> None:
+    for value in range(100):
+        slider.set_by_peer("s", value=value)
+        slider.now += 1.0
+        slider.kernel.read()
+        slider.hear()
+        slider.runtime.expire()
+        slider.collect()
+        assert not any(isinstance(message, SendQuestion) for message in slider.kernel.inbox)
+
+
+def test_a_value_that_waits_when_the_connection_is_new_is_asked_about_all_the_same(slider: Notebook) -> None:
+    slider.set_by_peer("s", value=3)
+    slider.settle()
+    slider.set_by_peer("s", value=4)
+    slider.set_by_peer("s", value=3.7)  # behind it
+    slider.reconnect()
+    while slider.pass_deadline():
+        slider.settle()
+
+    assert slider.settle().state("s")["value"] == slider.kernel.models["s"].state["value"] == 3
+
+
+def test_within_a_cell_that_awaits_a_value_is_asked_about_before_its_end() -> None:
+    """Such a cell's comm messages have no busy and idle, so the echo is the last word."""
+    notebook = Notebook()
+    notebook.widget("s", other="x")
+    kernel = notebook.begin("b")
+    notebook.set_by_peer("s", value="bad")
+    message, cell = kernel.inbox.popleft(), kernel.parent
+    assert isinstance(message, SendComm)
+    kernel.parent = k.Header(msg_id=message.msg_id, msg_type="comm_msg", session=SESSION)
+    kernel.send_state("s", {"value": "bad"}, "echo_update")
+    kernel.error("TraitError")
+    kernel.parent = cell
+    notebook.hear()
+    notebook.pause()
+    while kernel.read_within_cell():
+        notebook.hear()
+    assert notebook.commit().state("s")["value"] == 0
+
+    notebook.set_by_peer("s", value=0.7)
+    while kernel.read_within_cell() or notebook.pause():
+        notebook.hear()
+    assert notebook.commit().state("s")["value"] == 0
+    assert kernel.running
 
 
 def test_a_long_callback_costs_one_question(slider: Notebook) -> None:
@@ -359,10 +491,11 @@ def test_a_question_without_an_answer_is_not_asked_again(answer: str) -> None:
     else:
         kernel.inbox.clear()
         while notebook.pass_deadline():
+            kernel.read()
             notebook.hear()
 
     assert questions(notebook) == []
-    assert notebook.runtime.widgets.forwarding.open_messages() == []
+    assert notebook.runtime.widgets.forwarding.open_messages == set()
 
 
 def test_messages_within_a_cell_that_awaits_are_answered_by_their_echo() -> None:
@@ -379,7 +512,7 @@ def test_messages_within_a_cell_that_awaits_are_answered_by_their_echo() -> None
 
     assert kernel.update_messages == 5
     assert notebook.commit().state("s")["value"] == 77
-    assert len(notebook.runtime.widgets.forwarding.open_messages()) <= 1
+    assert len(notebook.runtime.widgets.forwarding.open_messages) <= 1
 
 
 def test_a_later_answer_ends_an_earlier_message_too() -> None:
@@ -392,24 +525,37 @@ def test_a_later_answer_ends_an_earlier_message_too() -> None:
     notebook.kernel.said.clear()  # the idle of the first is lost
 
     notebook.settle()
-    assert notebook.runtime.widgets.forwarding.open_messages() == []
+    assert notebook.runtime.widgets.forwarding.open_messages == set()
 
 
-def test_a_lost_answer_is_given_up_when_the_kernel_has_rested_and_the_kernel_is_asked() -> None:
+def test_a_lost_answer_is_given_up_when_the_kernel_is_known_to_be_past_it() -> None:
     notebook = Notebook()
     notebook.widget("s")
     notebook.set_by_peer("s", value=1000, other=1)
     notebook.set_by_peer("s", value=1001)
     notebook.kernel.read()
     notebook.kernel.said.clear()
-    assert notebook.runtime.deadline == ECHO_GRACE_SECONDS
-    notebook.now = ECHO_GRACE_SECONDS
-    notebook.runtime.expire()
+    assert notebook.runtime.deadline == ASK_SECONDS
+    assert notebook.pass_deadline()
+    assert [type(message) for message in notebook.kernel.inbox] == [SendQuestion]
+    notebook.kernel.read()
 
-    assert values(notebook.collect()) == [{"value": 1001}]
+    assert values(notebook.hear()) == [{"value": 1001}]
     assert notebook.settle().state("s")["value"] == 100
     assert notebook.kernel.questions == 1
     assert notebook.runtime.deadline is None
+
+
+def test_the_type_is_that_of_the_kernels_latest_value() -> None:
+    slider = Notebook()
+    slider.widget("s")
+    slider.begin("b").set("s", trait="text")
+    slider.end()
+    slider.begin("b").set("s", trait=1)
+    slider.end()
+    slider.set_by_peer("s", trait=2)
+    slider.settle()
+    assert slider.kernel.questions == 0
 
 
 def test_a_kernel_that_works_is_not_given_up() -> None:
@@ -420,13 +566,13 @@ def test_a_kernel_that_works_is_not_given_up() -> None:
     assert notebook.runtime.deadline is None
 
     notebook.end()
-    assert notebook.runtime.deadline == ECHO_GRACE_SECONDS
+    assert notebook.runtime.deadline == ASK_SECONDS
     notebook.kernel.read()
     notebook.hear(1)  # its busy, from a handler that takes its time
     while notebook.pass_deadline():
         pass
     assert [type(message) for message in notebook.kernel.inbox] == [SendQuestion]
-    assert len(notebook.runtime.widgets.forwarding.open_messages()) == 1
+    assert len(notebook.runtime.widgets.forwarding.open_messages) == 1
 
 
 def test_completions_do_not_put_the_end_off() -> None:
@@ -440,7 +586,7 @@ def test_completions_do_not_put_the_end_off() -> None:
         message = k.KernelMessage(channel="iopub", header=k.Header(), parent=header, metadata={}, content=content)
         notebook.runtime.receive([message])
 
-    assert notebook.runtime.deadline == ECHO_GRACE_SECONDS
+    assert notebook.runtime.deadline == ASK_SECONDS
 
 
 def test_after_an_error_in_the_kernel_its_state_is_asked_for() -> None:
@@ -641,7 +787,7 @@ def test_what_was_opened_and_closed_leaves_nothing_behind() -> None:
         widgets.open_by_peer(f"w{number}", "jupyter.widget", {"state": {"_model_name": "IntSliderModel"}}, [])
         widgets.close_by_peer(f"w{number}", {})
 
-    assert widgets.forwarding.open_messages() == []
+    assert widgets.forwarding.open_messages == set()
 
 
 def test_an_unknown_target_is_closed_by_the_kernel() -> None:

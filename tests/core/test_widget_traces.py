@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from daemon.core.comm import SendComm
-from daemon.core.effects import SendExecute
+from daemon.core.effects import SendQuestion
 from daemon.core.runtime import Runtime
+from kernel_bridge.core.messages import Header, KernelMessage, Status
 from kernel_bridge.core.trace import TraceEntry
 from tests.fakes.runtime_document import RuntimeDocument
 from tests.fakes.trace_player import TracePlayer, trace_of
@@ -61,10 +62,18 @@ class Replay(TracePlayer):
         for effect in self.runtime.take_effects():
             if isinstance(effect, SendComm):
                 self.sent(effect)
-            else:
-                assert isinstance(effect, SendExecute)
+            elif isinstance(effect, SendQuestion):
+                self._answer(effect.msg_id)
         if self._commit_always:
             self.commit()
+
+    def _answer(self, question: str) -> None:
+        """As any kernel does; whether it was asked when the trace was recorded depends on how fast it was."""
+        parent = Header(msg_id=question, msg_type="execute_request", session=self.session)
+        for state in ("busy", "idle"):
+            content = Status(execution_state=state)
+            message = KernelMessage(channel="iopub", header=Header(), parent=parent, metadata={}, content=content)
+            self.runtime.receive([message])
 
     def commit(self) -> None:
         batch = self.runtime.drain()

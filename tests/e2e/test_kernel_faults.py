@@ -19,6 +19,7 @@ from daemon.kernel_life import KernelSupervisor, KernelUnavailable
 from daemon.room import new_id, timestamp
 from kernel_bridge.core.unread import MAX_UNREAD_BYTES
 from kernel_bridge.launcher import FREE_DESCRIPTORS
+from sync.client import open_notebook
 from sync.core.batch import PendingEvent
 from tests.fakes.scripted_kernel import ARGV, SUBSHELLS, WIRED_ARGV
 from tests.fakes.served_daemon import ServedDaemon
@@ -441,7 +442,9 @@ async def test_of_thousands_that_end_at_once_a_peer_hears_of_each(scripted: Serv
         scripted.opened(kernel_name=SCRIPTED) as opened,
         open_thin_peer(scripted, opened) as peer,
         open_thin_peer(scripted, opened) as busy,
+        open_notebook(scripted.url, token=scripted.token, notebook=opened.notebook) as client,
     ):
+        events = client.events()
         running = await peer.execute(peer.add_cell("begin(); stdout('in'); threading.Event().wait()"))
         await peer.event("execution_started", execution_id=running)
         cell_id = peer.add_cell(HONEST)
@@ -454,6 +457,12 @@ async def test_of_thousands_that_end_at_once_a_peer_hears_of_each(scripted: Serv
         busy.reads = trio.Event()
         await peer.request("restart_kernel")  # its answer is behind all of them
         assert ended(peer) == [running, *queued]
+        heard: list[str] = []
+        while len(heard) < len(queued) + 1:
+            event = await anext(events)
+            if event.method == "execution_done":
+                heard.append(event.params["execution_id"])
+        assert heard == [running, *queued]
         assert {peer.status(execution_id) for execution_id in queued} == {"cancelled"}
         busy.reads.set()
         await busy.settle()

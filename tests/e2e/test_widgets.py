@@ -435,6 +435,50 @@ async def test_a_value_that_is_cast_to_what_the_kernel_has_does_not_stay(daemon:
         assert await first.cell("c1") == ["3\n"]
 
 
+async def test_a_list_that_is_cast_to_what_the_kernel_has_does_not_stay(daemon: ServedDaemon) -> None:
+    opened = await open_story(daemon, f"{IMPORTS}\nslider = w.IntRangeSlider(value=(3, 7))\nslider")
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        comm_id = await first.id_of("IntRangeSlider")
+        value = f"String(doc.comms['{comm_id}'].state.value.json)"
+        await first.peer.watch(first.runtime, "values", value)
+        await first.set(comm_id, value=[3.4, 7.6])
+        await first.peer.wait(first.runtime, f"{value} === '[3,7]'")
+        assert "[3.4,7.6]" in await first.peer.watched("values")
+
+
+async def test_a_value_is_corrected_within_a_cell_that_awaits(daemon: ServedDaemon) -> None:
+    """While the cell waits for the click, the kernel takes messages and says neither busy nor idle of them."""
+    waits = "import asyncio\nclicked = asyncio.Event()\nb.on_click(lambda _: clicked.set())\nawait clicked.wait()"
+    opened = await open_story(
+        daemon, f"{IMPORTS}\nslider, b = w.IntSlider(value=3), w.Button()\nw.VBox([slider, b])", waits
+    )
+    async with watching(daemon, opened) as first:
+        await first.run("c0")
+        comm_id, button = await first.id_of("IntSlider"), await first.id_of("Button")
+        value = f"doc.comms['{comm_id}'].state.value"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.run, "c1")
+            await first.peer.wait(first.runtime, "String(doc.kernel.status) === 'busy'")
+            await first.set(comm_id, value=3.7)
+            await first.peer.wait(first.runtime, f"{value} === 3.7")
+            await first.peer.wait(first.runtime, f"{value} === 3")
+            assert (await first.doc())["kernel"]["status"] == "busy"
+            await first.ask("comm_custom", comm_id=button, content={"event": "click"})
+
+
+async def test_what_a_hook_prints_behind_the_daemons_own_question_is_in_no_cell(daemon: ServedDaemon) -> None:
+    hook = "get_ipython().events.register('post_execute', lambda: print('hook'))"
+    slow = "b.on_click(lambda _: time.sleep(3))"  # longer than it takes until the kernel is asked
+    opened = await open_story(daemon, f"{IMPORTS}\nimport time\nb = w.Button()\n{slow}\nb", hook, "1")
+    async with watching(daemon, opened) as first:
+        await first.run("c0", "c1", "c2")
+        before = [await first.cell(cell) for cell in ("c1", "c2")]
+        await first.ask("comm_custom", comm_id=await first.id_of("Button"), content={"event": "click"})
+        await first.peer.wait(first.runtime, "JSON.stringify(doc.kernel_log).includes('hook')")
+        assert [await first.cell(cell) for cell in ("c1", "c2")] == before
+
+
 async def test_a_widget_that_a_peer_opens_has_the_defaults_of_its_model(daemon: ServedDaemon) -> None:
     opened = await open_story(
         daemon,

@@ -33,7 +33,8 @@ class TracePlayer:
         """One message of either side. What the runtime then sends must be given to `sent` before the next."""
         if not self._steps:
             self.runtime.kernel_starting("python3", "python")
-            self.runtime.kernel_ready("python", entry.parent.session)
+            self.session = entry.parent.session
+            self.runtime.kernel_ready("python", self.session)
         self._steps += 1
         if entry.direction == "received":
             self.runtime.receive([message_of(self._of_now(entry))])

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from sync.client import ConnectionLost, NotebookError, ProtocolError, RequestFailed, SyncTimeout, open_notebook
 from sync.client import connection as client_connection
-from sync.client.events import MAX_WAITING
+from sync.client import events as client_events
 from sync.core.cell_order import read_order
 from sync.core.frames import Ephemeral, encode_data, encode_frame
 from sync.core.identifiers import automerge_url, document_id
@@ -388,18 +388,27 @@ async def test_an_event_is_acted_on_before_its_state_is_acknowledged(daemon: Scr
     assert acted == [True]
 
 
-async def test_a_consumer_of_events_that_lags_loses_the_oldest(daemon: ScriptedDaemon) -> None:
+@pytest.mark.parametrize(("bound", "most"), [("MAX_WAITING", 500), ("MAX_WAITING_BYTES", 100_000)])
+async def test_a_consumer_of_events_that_lags_loses_the_oldest(
+    daemon: ScriptedDaemon, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_events, bound, most)
     async with opened(daemon) as nb:
         events = nb.events()
-        for _ in range(MAX_WAITING // 2):
-            daemon.tell("queue_changed")
-        await daemon.flush()
-        for _ in range(MAX_WAITING // 2 + 5):
-            daemon.tell("queue_changed")
-        await daemon.flush()
+        for _ in range(3):
+            for _ in range(200):
+                daemon.tell("queue_changed")
+            await daemon.flush()
         await nb.confirm_sync()
 
-        assert (await anext(events)).seq == 6
+        kept = [await anext(events)]
+        while kept[-1].seq < 600:
+            kept.append(await anext(events))
+        assert [event.seq for event in kept] == list(range(kept[0].seq, 601))
+        if bound == "MAX_WAITING":
+            assert len(kept) == most
+        else:
+            assert most - max(event.nbytes for event in kept) < sum(event.nbytes for event in kept) <= most
         events.close()
         assert [event async for event in events] == []
 
