@@ -30,6 +30,7 @@ from sync.client import (
 )
 from sync.client.http import Address, DaemonHttp, open_http
 from sync.core.identifiers import parse_automerge_url
+from sync.core.notebook_schema import may_fail
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_KERNEL, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
 
@@ -78,12 +79,19 @@ async def _run_all(notebook: Notebook, printer: Printer, timeout: float | None) 
             executions = await notebook.run_all()
             for number, execution in enumerate(executions, 1):
                 status = await _follow(notebook, execution, printer, f"[{number}/{len(executions)}]", timeout)
-                if status != "done":
+                if status != "done" and not (status == "error" and _may_fail(notebook, execution)):
                     code = EXIT_FAILED
             if code != EXIT_OK and notebook.kernel_status == "dead":
                 printer.say(notebook.kernel.get("error", {}).get("message", "the kernel has ended"), "red")
             nursery.cancel_scope.cancel()
     return EXIT_FAILED if leaving.cancelled_caught else code
+
+
+def _may_fail(notebook: Notebook, execution: Execution) -> bool:
+    try:
+        return may_fail(notebook.cell(execution.cell_id).metadata)
+    except KeyError:  # it was deleted
+        return False
 
 
 async def _follow(notebook: Notebook, execution: Execution, printer: Printer, title: str, timeout: float | None) -> str:

@@ -66,7 +66,7 @@ def new_id() -> str:
 
 
 class Room:
-    """Everything of one open notebook. Made by the hub, run by its nursery.
+    """Everything of one open notebook. Made and run by `Rooms`.
 
     Args:
         path: the notebook's file, resolved.
@@ -117,6 +117,7 @@ class Room:
         self.closing = False
         self.closed = False
         self.failed = False
+        self._ending = False
         self._loaded_notebook: LoadedNotebook | None = loaded
         self._asked_kernel = kernel_name
         self._deadline_moved = trio.Event()
@@ -227,23 +228,26 @@ class Room:
             for scope in self._serving:
                 scope.cancel()
 
-    async def close(self, *, save: bool) -> None:
-        """Ends the kernel and what is queued, saves if asked, and commits the last state; `cancel` is what remains.
-
-        Whoever calls it a second time waits for the room's end.
-        """
+    async def finish(self, *, save: bool) -> None:
+        """Ends what is queued and saves if asked, once; nothing is accepted any more. The kernel's process is still there."""
         if self.closing:
-            await self.ended.wait()
             return
         self.closing = True
         for scope, accepted in self._serving.items():
             if not accepted:
                 scope.cancel()
-        # What was accepted ends here; the kernel's process may take seconds, the file need not wait for it.
         self.runtime.kernel_gone("shutdown")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.kernels.close)
-            await self._commit_last(save=save)
+        await self._commit_last(save=save)
+
+    async def close(self, *, save: bool) -> None:
+        """`finish`, and ends the kernel; `cancel` is what remains. Whoever calls it a second time waits for the room's end."""
+        if self._ending:
+            await self.ended.wait()
+            return
+        self._ending = True
+        # First: many kernels that end at once leave a small machine no time to save (35 of them took it all).
+        await self.finish(save=save)
+        await self.kernels.close()
 
     async def _commit_last(self, *, save: bool) -> None:
         done = False

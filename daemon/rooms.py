@@ -33,6 +33,10 @@ from sync.core.limits import MAX_ROOMS
 
 log = structlog.get_logger(__name__)
 
+# For all notebooks to be saved when the daemon ends: 100 take some 2 s. Who stops a daemon waits for 10 s (docker) to 90.
+SAVE_SECONDS = 8.0
+# For all kernels to end after that, before they are killed: one that ignores its SIGTERM takes 3.
+END_SECONDS = 3.5
 # Of CLOSE_SECONDS, for peers to take the last state; a peer that reads needs milliseconds.
 DRAIN_SECONDS = 1.0
 
@@ -99,10 +103,15 @@ class Rooms:
         None is opened any more.
         """
         self._closing = True
-        async with trio.open_nursery() as nursery:
-            for room in list(self.by_id.values()):
-                nursery.start_soon(self._close, room, save)
-        with trio.move_on_after(CLOSE_SECONDS):
+        rooms = list(self.by_id.values())
+        with trio.move_on_after(SAVE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for room in rooms:
+                    nursery.start_soon(partial(room.finish, save=save))
+        with trio.move_on_after(END_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for room in rooms:
+                    nursery.start_soon(self._close, room, save)
             for kept in list(self._keeping):
                 await kept.wait()
 
@@ -148,7 +157,7 @@ class Rooms:
                 somebody wrote what is in no file, nothing is done.
 
         Raises:
-            ApiError: 404; 403, 409, 500 and 503, where nothing is done.
+            ApiError: 404; 403, 409, 500 and 503, where nothing is done; 500 where the room failed meanwhile, and is gone.
         """
         room = self.find(notebook_id)
         if not save:
@@ -240,14 +249,20 @@ class Rooms:
         """What a room held that failed need not be sound, so it is not saved over the file."""
         if not room.unsaved_work:
             return
-        kept = trio.Event()
+        kept, done = trio.Event(), False
         self._keeping.add(kept)
         try:
             await keep_unsaved(room, f"the room failed: {error!r}")
+            done = True
         except Exception:
             # The policy line, as in `_run_room`.
             log.exception("what a room held that failed is lost", room=room.id, path=room.shown_path)
+            done = True
         finally:
+            if not done:
+                log.error(
+                    "what a room held that failed is lost: a copy took too long", room=room.id, path=room.shown_path
+                )
             self._keeping.discard(kept)
             kept.set()
 

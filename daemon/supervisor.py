@@ -1,10 +1,10 @@
 """The process: opens everything in order, and closes it in a wave.
 
     run_daemon
-      rooms nursery           the hub's: run_room x N
+      rooms nursery           `Rooms`: run_room x N
         connections nursery   the front: one task per TCP connection, serve_connection x M
 
-Shutdown is a wave with a deadline behind it: stop listening -> rooms save, end their kernels and commit the last state ->
+Shutdown is a wave with a deadline behind it: stop listening -> rooms save -> end their kernels and commit the last state ->
 connections write it -> connections end -> rooms end.
 """
 
@@ -30,7 +30,7 @@ from daemon.descriptors import raise_limit
 from daemon.front import open_front_listeners, serve_front
 from daemon.http_app import build_app
 from daemon.hub import Hub
-from daemon.rooms import DRAIN_SECONDS
+from daemon.rooms import DRAIN_SECONDS, SAVE_SECONDS
 from daemon.state_dir import StateDir
 from sync.blobs import BlobStore
 from sync.core.identifiers import PeerId, SessionId
@@ -39,8 +39,8 @@ from sync.websocket import PeerSocket
 
 log = structlog.get_logger(__name__)
 
-# SIGTERM to exit: what service supervisors and people wait without a second thought.
-SHUTDOWN_SECONDS = 5.0
+# SIGTERM to exit: what service supervisors and people wait without a second thought; and before it what saving takes.
+SHUTDOWN_SECONDS = SAVE_SECONDS + 5.0
 
 
 async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[str, Any]], None]) -> None:
@@ -89,8 +89,7 @@ async def run_daemon(config: Config, state: StateDir, announce: Callable[[dict[s
                     with trio.move_on_after(SHUTDOWN_SECONDS) as wave:
                         for listener in listeners:
                             await listener.aclose()
-                        with trio.move_on_after(SHUTDOWN_SECONDS - DRAIN_SECONDS - 0.5):
-                            await hub.close_all(save=True)
+                        await hub.close_all(save=True)
                         await hub.end_connections(DRAIN_SECONDS)
                     if wave.cancelled_caught:
                         log.warning("the shutdown took too long; what was left is cut")

@@ -14,6 +14,7 @@ from daemon.core.notebook_model import InvalidNotebook
 from daemon.files import FileUnwritable, write_new
 from daemon.saving import NotSaved, Outputs, RenderedNotebook, copy_stands, render_room
 from sync.blobs import BlobStoreError
+from sync.core.value_reading import InvalidValue
 
 if TYPE_CHECKING:
     from daemon.room import Room
@@ -71,7 +72,7 @@ async def _rendered(room: "Room", told: dict[str, str]) -> bytes:
     for outputs in wanted:
         try:
             return (await render_room(room, outputs)).data
-        except (BlobStoreError, InvalidNotebook) as error:
+        except (BlobStoreError, InvalidNotebook, InvalidValue) as error:
             told["left_out"] = f"outputs: {error}"
     return (await render_room(room, "none")).data
 

@@ -1,5 +1,6 @@
 """What the kernel says -> outputs, widgets and transitions."""
 
+import re
 from collections.abc import Sequence
 
 from daemon.core.effects import NextInput
@@ -30,7 +31,8 @@ class KernelMessages(Transitions):
         match content:
             case k.Stream():
                 self._activity(parent)
-                self.outputs.stream(self._target(parent), content.name, content.text)
+                complains = parent.msg_type == "comm_msg" and self._is_of_gone_comm(content.text)
+                self.outputs.stream(KERNEL_LOG if complains else self._target(parent), content.name, content.text)
             case k.Status():
                 self._receive_status(content.execution_state, parent)
             case k.ExecuteInput():
@@ -64,6 +66,11 @@ class KernelMessages(Transitions):
         if self.outputs.has_pending:
             self._wake(Urgency.NORMAL)
 
+    def _is_of_gone_comm(self, text: str) -> bool:
+        """Whether ipykernel logs that a message came too late: its code closed the comm when that was on its way."""
+        complaint = _NO_SUCH_COMM.fullmatch(text)
+        return complaint is not None and complaint[1] not in self.widgets.comms.comms
+
     def _receive_status(self, state: str, parent: k.Header) -> None:
         if state == "idle":
             self._end_input(parent.msg_id)
@@ -92,6 +99,8 @@ class KernelMessages(Transitions):
         if self.queue.in_flight is None:
             self._set_kernel_status("idle" if running is None else "busy")
             self._wake(Urgency.LAZY)
+        if running is None:
+            self._send_next()  # now: the next message to a comm may be right behind
 
     def _passed(self, msg_id: str) -> None:
         """The kernel is busy with an execution of ours: it is past what it did for comms."""
@@ -170,4 +179,5 @@ class KernelMessages(Transitions):
         return KERNEL_LOG if cell_id is None or cell_id not in self.cells else Target("cell", cell_id)
 
 
+_NO_SUCH_COMM = re.compile(r"No such comm: (\S+)\n")
 _COMM_MESSAGES = frozenset({"comm_open", "comm_msg", "comm_close"})

@@ -65,10 +65,22 @@ class Runtime(KernelMessages):
 
     # Executions.
 
-    def submit(self, executions: Iterable[tuple[str, str, str]], *, run_id: str | None, stop_on_error: bool) -> None:
-        """Accepts (execution_id, cell_id, source) in order; `run_id` makes them one run_all_cells."""
+    def submit(
+        self,
+        executions: Iterable[tuple[str, str, str]],
+        *,
+        run_id: str | None,
+        stop_on_error: bool,
+        may_fail: Collection[str] = (),
+    ) -> None:
+        """Accepts (execution_id, cell_id, source) in order; `run_id` makes them one run_all_cells.
+
+        Args:
+            may_fail: those whose error stops nothing.
+        """
         for execution_id, cell_id, code in executions:
-            execution = self.queue.submit(execution_id, cell_id, code, run_id=run_id, stop_on_error=stop_on_error)
+            stops = stop_on_error and execution_id not in may_fail
+            execution = self.queue.submit(execution_id, cell_id, code, run_id=run_id, stop_on_error=stops)
             self.queue_mutation(AddExecution(execution_id, cell_id, execution.order))
             self._parents.executes(execution_id, cell_id)
         self._queue_changed = True
@@ -102,8 +114,11 @@ class Runtime(KernelMessages):
         return self.queue.in_flight is not None and self.queue.running is None and self._answers.running is None
 
     def interrupt(self) -> str | None:
-        """A person interrupts; returns the execution that it meets."""
+        """A person interrupts; returns the execution that it meets; None if that is what a comm's handler does."""
         now = self._monotonic()
+        if self._answers.running is not None and self.queue.running is None:
+            self._answers.ask_again(now)
+            return None
         execution, transitions = self.queue.interrupt(now)
         self._answers.ask_again(now)  # a kernel may drop what it was about to begin
         self._apply(transitions)

@@ -25,8 +25,7 @@ from sync.core.mutations import KERNEL_LOG, KernelStatus, RemoveExecution, SetCe
 from sync.core.steps import Steps
 from sync.core.urgency import Urgency
 
-# Custom messages of widgets between two commits. No peer is held more events than a thousand, or 8 MiB; a frame of an
-# animation is 1 MiB.
+# Custom messages of widgets between two commits. No peer is held more than 8 MiB of events; a frame of an animation is 1 MiB.
 MAX_CUSTOM_WAITING = 32 * MIB
 
 # A queue up to this length is told with each commit that changed it. A longer one at most so often, by 0.2 ms for each that
@@ -188,7 +187,8 @@ class Transitions(PendingBatch):
         self.emit("execution_done", params, cells=True)
 
     def _send_next(self) -> None:
-        if self._kernel_session is None:
+        # Behind what the kernel does for a comm it waits here, where it can be cancelled, and no interrupt meets it.
+        if self._kernel_session is None or self._answers.running is not None:
             return
         execution = self.queue.take_next()
         if execution is not None:

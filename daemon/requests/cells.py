@@ -11,7 +11,7 @@ from daemon.slices import in_slices
 from sync.core.identifiers import Heads
 from sync.core.jsonrpc import RequestError
 from sync.core.limits import MAX_QUEUED_EXECUTIONS, MAX_SOURCE_BYTES
-from sync.core.notebook_schema import Cell, NotebookSchema
+from sync.core.notebook_schema import Cell, NotebookSchema, may_fail
 
 METHODS = Methods()
 
@@ -76,8 +76,15 @@ async def cancel_execution(call: Call, params: CancelExecution) -> Result | Late
     execution = room.runtime.queue.find(params.execution_id)
     if execution is None:
         raise RequestError.not_found("execution")
-    room.runtime.cancel(params.execution_id)
-    return Result({"status": execution.status})
+    if room.runtime.cancel(params.execution_id) or execution.status != "queued":
+        return Result({"status": execution.status})
+
+    async def finish() -> Result:
+        # The kernel has it already, and begins any moment.
+        await room.begun()
+        return Result({"status": execution.status})
+
+    return Later(finish)
 
 
 @METHODS.method(ordered=True)
@@ -134,6 +141,7 @@ def _submit(room: Room, chosen: list[tuple[str, Cell]], *, run_id: str | None, s
         [(execution_id, cell.cell_id, cell.source) for execution_id, cell in chosen],
         run_id=run_id,
         stop_on_error=stop_on_error,
+        may_fail={execution_id for execution_id, cell in chosen if may_fail(cell.metadata)},
     )
     room.kernels.carry_out()
     if chosen:

@@ -1,17 +1,30 @@
 """Where a notebook lives whose program does not await: a Trio loop in a thread of its own."""
 
+import atexit
+import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import trio
 
-from sync.client.errors import ConnectionLost, SyncTimeout
+from sync.client.errors import ConnectionLost, NotebookError, SyncTimeout
 from sync.client.notebook import Notebook
 from sync.client.opening import open_notebook
 
 Returned = TypeVar("Returned")
+
+_open: "WeakSet[Loop]" = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """What programs that end without `close` have edited is sent, as by `close`."""
+    for loop in list(_open):
+        with suppress(NotebookError):  # nobody is left to be told
+            loop.close()
 
 
 class Loop:
@@ -21,10 +34,15 @@ class Loop:
         self.notebook: Notebook
         self.closed = False
         self._error: Exception | None = None
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError(
+                "BlockingNotebook would hold up the Trio loop that runs in this thread; use open_notebook"
+            )
+        self._pid = os.getpid()
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
         self._settled = threading.Event()
-        # A daemon thread: a program that forgets to close its notebook ends all the same.
+        # A daemon thread: a program that forgets to close its notebook ends all the same, and it is closed then.
         self._thread = threading.Thread(
             target=trio.run, args=(self._main, url, options), name="notebookd client", daemon=True
         )
@@ -36,6 +54,7 @@ class Loop:
             raise
         if self._error is not None:
             raise self._error
+        _open.add(self)
 
     async def _main(self, url: str, options: Mapping[str, Any]) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -65,6 +84,7 @@ class Loop:
             SyncTimeout: it took longer than `timeout` seconds.
             ConnectionLost: the notebook is closed.
         """
+        self._require_own_process()
         scope = trio.CancelScope()
 
         async def run() -> Returned:
@@ -84,7 +104,12 @@ class Loop:
             raise
 
     def read(self, function: Callable[[], Returned]) -> Returned:
-        """Calls something in the loop."""
+        """Calls something in the loop.
+
+        Raises:
+            ConnectionLost: the notebook is closed.
+        """
+        self._require_own_process()
         try:
             return trio.from_thread.run_sync(function, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
@@ -93,12 +118,20 @@ class Loop:
     def close(self) -> None:
         """Ends the loop; an error of the end is raised."""
         self.closed = True
+        _open.discard(self)
+        if self._pid != os.getpid():
+            return  # it is the parent's, who has the thread
         if self._token is not None:
             self._soon(self._stop.set if hasattr(self, "notebook") else self._scope.cancel)
         self._thread.join()
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _require_own_process(self) -> None:
+        """A fork copies the notebook and not the thread that it lives in: whoever waited for it would do so for ever."""
+        if self._pid != os.getpid():
+            raise ConnectionLost("the notebook was opened before this process was forked; open it anew here")
 
     def _soon(self, function: Callable[[], object]) -> None:
         assert self._token is not None

@@ -1,5 +1,6 @@
 """How a notebook is opened, and what ends with the block that holds it."""
 
+import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ async def open_notebook(
     url: str,
     *,
     token: str | None = None,
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     notebook: str | None = None,
     create: bool = False,
     kernel_name: str | None = None,
@@ -56,7 +57,10 @@ async def open_notebook(
         ProtocolError: there is something else.
         SyncTimeout: it took longer than `timeout`.
         ValueError: the URL is none, or not one of `path` and `notebook` is given.
+        RuntimeError: no Trio loop runs here.
     """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("open_notebook needs Trio; a program of asyncio, or without a loop, uses BlockingNotebook")
     if (path is None) == (notebook is None):
         raise ValueError("either path or notebook")
     address = parse_address(url, token)
@@ -65,7 +69,7 @@ async def open_notebook(
             with trio.move_on_after(timeout) as opening:
                 runtime = None
                 if path is not None:
-                    opened = await http.open_notebook(path, create=create, kernel_name=kernel_name)
+                    opened = await http.open_notebook(os.fspath(path), create=create, kernel_name=kernel_name)
                     notebook, runtime = opened["notebook"], opened["runtime"]
                 session = ClientSession(PeerId(f"client-{secrets.token_hex(8)}"), parse_automerge_url(notebook or ""))
                 if runtime is not None:

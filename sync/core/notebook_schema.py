@@ -53,6 +53,12 @@ class Cell:
     attachments: Mapping[str, Any] | None = None
 
 
+def may_fail(metadata: Mapping[str, Any]) -> bool:
+    """Whether a cell's metadata has Jupyter's tag for a cell that is meant to raise: its error ends no run."""
+    tags = metadata.get("tags")
+    return isinstance(tags, list) and "raises-exception" in tags
+
+
 class NotebookSchema:
     """What can be read and written in a notebook document; has no state.
 

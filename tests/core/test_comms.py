@@ -272,27 +272,21 @@ def test_a_question_waits_until_the_kernel_has_done_what_it_echoed(slider: Noteb
     assert slider.kernel.questions == 1
 
 
-@pytest.mark.parametrize("then", ["question", "execution"])
-def test_a_callback_whose_end_is_lost_holds_up_nobody(slider: Notebook, then: str) -> None:
+def test_a_callback_whose_end_is_lost_holds_up_nobody(slider: Notebook) -> None:
     slider.set_by_peer("s", value=1)
     slider.kernel.read()
     slider.kernel.said.pop()  # idle
-    if not slider.kernel.echo:
-        assert len(slider.kernel.said) == 1
     slider.hear()
     slider.set_by_peer("s", value=2)
+    slider.submit("b")
     assert slider.runtime.kernel_status == "busy"
-    if then == "question":
-        slider.now += ASK_SECONDS
-        slider.runtime.expire()
-        slider.collect()
-        slider.settle()
-        assert slider.kernel.models["s"].state["value"] == 2, (
-            "it went as soon as the kernel was known to be past the first"
-        )
-    else:
-        slider.begin("b")
-        slider.end()
+    slider.now += ASK_SECONDS
+    slider.runtime.expire()
+    slider.collect()
+    slider.settle()
+    assert slider.kernel.models["s"].state["value"] == 2, "it went as soon as the kernel was known to be past the first"
+    assert slider.kernel.running
+    slider.end()
     assert slider.settle().state("s")["value"] == 2
     while slider.pass_deadline():
         slider.settle()
@@ -300,6 +294,45 @@ def test_a_callback_whose_end_is_lost_holds_up_nobody(slider: Notebook, then: st
     assert slider.runtime.kernel_status == "idle"
     assert slider.kernel.models["s"].state["value"] == slider.document.state("s")["value"] == 2
     assert slider.runtime.widgets.forwarding.open_messages == set()
+
+
+def test_an_execution_waits_behind_a_callback_where_it_can_be_cancelled(slider: Notebook) -> None:
+    slider.kernel.stays_in_callbacks = True
+    slider.click("s")
+    slider.kernel.read()
+    slider.hear()
+    first, second = slider.submit("a"), slider.submit("b")
+    assert slider.runtime.cancel(first)
+    assert slider.runtime.interrupt() is None, "it meets the callback"
+    slider.kernel.finish()
+    while slider.kernel.running is None:
+        slider.hear()
+        slider.kernel.read()
+    assert slider.kernel.running == second
+
+
+def test_an_interrupt_of_a_callback_leaves_what_waits_behind_it(slider: Notebook) -> None:
+    slider.kernel.stays_in_callbacks = True
+    slider.click("s")
+    slider.runtime.submit([("one", "a", ""), ("two", "b", "")], run_id="run", stop_on_error=True)
+    slider.collect()  # the kernel was given the first before anybody knew that it is busy
+    slider.kernel.read()
+    slider.hear()
+    assert slider.runtime.interrupt() is None
+    assert slider.runtime.queue.waiting == ("one", "two")
+
+
+def test_an_execution_has_its_turn_between_the_callbacks_of_a_drag() -> None:
+    notebook = Notebook()
+    notebook.widget("s")
+    notebook.set_by_peer("s", value=1)
+    notebook.kernel.read()
+    notebook.hear(1)  # busy
+    notebook.set_by_peer("s", value=2)
+    notebook.submit("b")
+    notebook.runtime.receive(list(notebook.kernel.said))  # echo and idle: the next update and the execution are sent
+    notebook.collect()
+    assert [type(message) for message in notebook.kernel.inbox] == [SendComm, SendExecute]
 
 
 @pytest.mark.parametrize("why", ["not read", "interrupted", "not heard"])
@@ -337,14 +370,12 @@ def test_nothing_is_asked_behind_an_execution_and_what_is_open_after_it_is() -> 
     notebook = Notebook(echo=False)
     notebook.widget("s")
     notebook.set_by_peer("s", value=1)
-    notebook.kernel.read()
-    notebook.kernel.said.pop()  # idle
-    notebook.hear()
-    notebook.submit("b")
+    notebook.kernel.inbox.clear()
+    execution_id = notebook.submit("b")
     notebook.pass_deadline()
     assert notebook.runtime.deadline is None
-    assert not any(isinstance(message, SendQuestion) for message in notebook.kernel.inbox)
-    notebook.runtime.not_sent("run2")
+    assert [type(message) for message in notebook.kernel.inbox] == [SendExecute]
+    notebook.runtime.not_sent(execution_id)
     notebook.kernel.inbox.clear()
 
     assert notebook.pass_deadline()

@@ -38,6 +38,16 @@ def write_notebook(path: Path, *sources: str) -> Path:
     return path
 
 
+async def test_a_cell_that_is_meant_to_raise_ends_no_run(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        path = write_notebook(daemon.root / "n.ipynb", "1 / 0", "print('goes on')")
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[0].metadata["tags"] = ["raises-exception"]
+        nbformat.write(notebook, path)
+        done = await notebookd("run", str(path), state_dir=tmp_path / "state")
+        assert (done.returncode, b"ZeroDivisionError" in done.stdout, b"  goes on\n" in done.stdout) == (0, True, True)
+
+
 async def test_run_shows_the_outputs_saves_them_and_says_whether_all_went_well(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         state = tmp_path / "state"

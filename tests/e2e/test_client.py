@@ -1,7 +1,9 @@
 """The Python client, a real daemon and real kernels."""
 
+import asyncio
 import base64
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
@@ -398,3 +400,70 @@ async def test_programs_that_do_not_await_have_the_same(daemon: DaemonProcess) -
             BlockingNotebook(daemon.url, token="wrong", path="b.ipynb")
 
     await trio.to_thread.run_sync(use)
+
+
+UNCLOSED = """\
+import sys
+from sync.client import BlockingNotebook
+nb = BlockingNotebook(sys.argv[1], token=sys.argv[2], path="u.ipynb", create=True)
+class Late:
+    def __del__(self):
+        try:
+            print(len(nb.cells))
+        except Exception as error:
+            print(type(error).__name__)
+late = Late()
+nb.add_cell("edited just before the end")
+{end}
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(3)", 3), ("1 / 0", 1)])
+async def test_what_a_program_edited_that_ends_without_closing_is_sent(
+    daemon: DaemonProcess, end: str, code: int
+) -> None:
+    """And what uses the notebook when the interpreter is on its way out hears that it is closed."""
+    async with opened(daemon, path="u.ipynb") as nb:
+        program = [sys.executable, "-c", UNCLOSED.format(end=end), daemon.url, daemon.token]
+        ended = await trio.run_process(program, capture_stdout=True, capture_stderr=True, check=False)
+        assert (ended.returncode, ended.stdout) == (code, b"ConnectionLost\n"), ended.stderr
+        await nb.wait_for(lambda: [cell.source for cell in nb.cells] == ["edited just before the end"])
+
+
+FORKED = """\
+import os, sys
+from sync.client import BlockingNotebook, ConnectionLost
+with BlockingNotebook(sys.argv[1], token=sys.argv[2], path="f.ipynb", create=True) as nb:
+    if os.fork() == 0:
+        for use in (lambda: nb.cells, lambda: nb.add_cell("x"), lambda: nb.complete("pri")):
+            try:
+                use()
+            except ConnectionLost as lost:
+                print(lost, flush=True)
+        nb.close()
+        with BlockingNotebook(sys.argv[1], token=sys.argv[2], path="f.ipynb") as own:
+            own.add_cell("of the child")
+        os._exit(len(own.url) == 0)
+    _, status = os.wait()
+    nb.wait_for(lambda: [cell.source for cell in nb.cells] == ["of the child"], timeout=30)
+sys.exit(status)
+"""
+
+
+async def test_a_forked_process_hears_that_the_notebook_is_its_parents(daemon: DaemonProcess) -> None:
+    program = [sys.executable, "-c", FORKED, daemon.url, daemon.token]
+    ended = await trio.run_process(program, capture_stdout=True, capture_stderr=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count(b"opened before this process was forked") == 3
+
+
+async def test_whoever_takes_the_wrong_one_of_the_two_is_told_the_other(daemon: DaemonProcess) -> None:
+    with pytest.raises(RuntimeError, match="use open_notebook"):
+        BlockingNotebook(daemon.url, token=daemon.token, path="a.ipynb", create=True)
+
+    async def in_asyncio() -> None:
+        async with opened(daemon):
+            pass
+
+    with pytest.raises(RuntimeError, match="uses BlockingNotebook"):
+        await trio.to_thread.run_sync(asyncio.run, in_asyncio())

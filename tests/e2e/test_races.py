@@ -47,6 +47,39 @@ async def test_what_was_asked_for_runs_whatever_becomes_of_its_cell(daemon: Serv
         assert text_of(await peer.outputs(gone)) == "as asked 2\n"
 
 
+async def test_what_waits_behind_a_widgets_handler_can_be_cancelled_and_meets_no_interrupt(
+    daemon: ServedDaemon,
+) -> None:
+    async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
+        handler = "lambda _: any(time.sleep(0.1) for _ in range(6_000))"
+        assert (
+            await peer.run(peer.add_cell(f"import ipywidgets, time\nb = ipywidgets.Button()\nb.on_click({handler})"))
+            == "done"
+        )
+        [button] = [c for c, comm in peer.read("comms").items() if comm["model_name"] == "ButtonModel"]
+        await peer.request("comm_custom", comm_id=button, content={"event": "click"})
+        await peer.wait(lambda: peer.read("kernel", "status") == "busy")
+        first, second = [await peer.execute(peer.add_cell("print('ran')")) for _ in range(2)]
+        peer.add_cell("1")
+        assert await peer.request("cancel_execution", execution_id=first)
+        assert await peer.done(first) == "cancelled"
+        run = (await peer.request("run_all_cells", notebook_heads=peer.notebook_heads()))["executions"]
+        assert (await peer.request("interrupt"))["execution_id"] is None
+        assert await peer.done(second) == "done"
+        assert [await peer.done(one["execution_id"]) for one in run] == ["done"] * len(run)
+
+
+async def test_what_the_kernel_was_given_is_running_when_somebody_cancels_it(daemon: ServedDaemon) -> None:
+    async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
+        assert await peer.run(peer.add_cell("import time")) == "done"
+        cell_id = peer.add_cell("time.sleep(0.05)")
+        for _ in range(20):
+            execution_id = await peer.execute(cell_id)
+            status = (await peer.request("cancel_execution", execution_id=execution_id))["status"]
+            assert status in ("running", "done")
+            assert await peer.done(execution_id) == "done"
+
+
 async def test_one_cell_a_hundred_times_by_two_peers_at_once(daemon: ServedDaemon) -> None:
     async with (
         daemon.opened() as opened,

@@ -467,6 +467,18 @@ async def test_a_value_is_corrected_within_a_cell_that_awaits(daemon: ServedDaem
             await first.ask("comm_custom", comm_id=button, content={"event": "click"})
 
 
+async def test_an_output_widget_that_is_closed_where_it_was_filled_leaves_no_complaint(daemon: ServedDaemon) -> None:
+    """What it captured is on its way to the kernel, where it is gone, of which ipykernel logs a line."""
+    filled = "o = w.Output()\ndisplay(o)\nwith o:\n    print('x')\no.close()"
+    opened = await open_story(daemon, IMPORTS, filled, "2")
+    async with watching(daemon, opened) as first:
+        await first.run("c0", "c1")
+        await first.peer.wait(first.runtime, "JSON.stringify(doc.kernel_log).includes('No such comm')")
+        await first.run("c2")
+        assert len(await first.cell("c1")) == 1
+        assert (await first.cell("c0"), len(await first.cell("c2"))) == ([], 1)
+
+
 async def test_what_a_hook_prints_behind_the_daemons_own_question_is_in_no_cell(daemon: ServedDaemon) -> None:
     hook = "get_ipython().events.register('post_execute', lambda: print('hook'))"
     slow = "b.on_click(lambda _: time.sleep(3))"  # longer than it takes until the kernel is asked

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from sync.blobs import BlobStoreError
 from sync.core.identifiers import heads_to_hex
 from sync.core.notebook_schema import NotebookSchema
 from sync.core.runtime_reading import read_runtime
+from sync.core.value_reading import InvalidValue, Load, decode_manifest
 from tests.fakes.hub_in_memory import CELLS, Client, Running, running
 from tests.tasks.test_room import edit_source, fail_in_writer
 
@@ -404,6 +405,23 @@ async def test_an_output_that_is_gone_does_not_take_with_it_what_people_wrote(ro
         assert "".join(kept["text"]) == "kept\n"
 
 
+async def test_all_notebooks_are_saved_before_a_kernel_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}.ipynb" for number in range(3)]
+    saved: list[list[str]] = []
+    close = KernelSupervisor.close
+
+    async def note(kernels: KernelSupervisor) -> None:
+        saved.append([source(root / name) for name in names])
+        await close(kernels)
+
+    monkeypatch.setattr(KernelSupervisor, "close", note)
+    async with running(root) as daemon:
+        for name in names:
+            await edited(daemon, name)
+        await daemon.hub.close_all(save=True)
+    assert saved == [[EDITED] * 3] * 3
+
+
 async def test_what_a_failed_room_held_is_kept_though_the_daemon_ends_at_once(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +441,41 @@ async def test_what_a_failed_room_held_is_kept_though_the_daemon_ends_at_once(
             await wait_all_tasks_blocked()
             disk_answers.set()
         assert [source(copy) for copy in copies(root)] == [EDITED]
+
+
+async def test_a_copy_of_a_failed_room_that_takes_too_long_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.unsaved.write_new", lambda path, data: trio.sleep_forever())
+    monkeypatch.setattr("daemon.rooms.END_SECONDS", 0.05)
+    with capture_logs() as logs:
+        async with running(root) as daemon:
+            room, _ = await edited(daemon)
+            fail_in_writer(room)
+            await room.ended.wait()
+            await daemon.hub.close_all(save=True)
+    [lost] = [record for record in logs if "is lost" in record["event"]]
+    assert (lost["log_level"], lost["path"]) == ("error", "a.ipynb")
+
+
+async def test_an_output_that_makes_no_sense_costs_itself_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(manifest: Mapping[str, Any], load: Load) -> dict[str, Any]:
+        if manifest["output_type"] == "display_data":
+            raise InvalidValue("no output")
+        return decode_manifest(manifest, load)
+
+    html = {"output_type": "display_data", "data": {"text/html": "x"}, "metadata": {}}
+    text = {"output_type": "stream", "name": "stdout", "text": "kept\n"}
+    async with running(root) as daemon:
+        daemon.write("a.ipynb", [{**CELLS[0], "outputs": [html, text]}])
+        room = await daemon.open()
+        await edit(await daemon.connect(room), room)
+        monkeypatch.setattr("daemon.saving.decode_manifest", decode)
+        fail_in_writer(room)
+        await room.ended.wait()
+        await daemon.hub.close_all(save=True)
+        [copy] = copies(root)
+        assert source(copy) == EDITED
+        line, kept = json.loads(copy.read_text())["cells"][0]["outputs"]
+        assert ("can't be read" in "".join(line["text"]), kept["text"]) == (True, ["kept\n"])
 
 
 async def test_a_room_that_fails_while_it_is_closed_is_no_success(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
