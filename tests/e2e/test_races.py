@@ -52,10 +52,8 @@ async def test_what_waits_behind_a_widgets_handler_can_be_cancelled_and_meets_no
 ) -> None:
     async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
         handler = "lambda _: any(time.sleep(0.1) for _ in range(6_000))"
-        assert (
-            await peer.run(peer.add_cell(f"import ipywidgets, time\nb = ipywidgets.Button()\nb.on_click({handler})"))
-            == "done"
-        )
+        source = f"import ipywidgets, time\nb = ipywidgets.Button()\nb.on_click({handler})"
+        assert await peer.run(peer.add_cell(source)) == "done"
         [button] = [c for c, comm in peer.read("comms").items() if comm["model_name"] == "ButtonModel"]
         await peer.request("comm_custom", comm_id=button, content={"event": "click"})
         await peer.wait(lambda: peer.read("kernel", "status") == "busy")

@@ -444,7 +444,10 @@ async def test_what_a_failed_room_held_is_kept_though_the_daemon_ends_at_once(
 
 
 async def test_a_copy_of_a_failed_room_that_takes_too_long_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.unsaved.write_new", lambda path, data: trio.sleep_forever())
+    async def write(path: Path, data: bytes) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("daemon.unsaved.write_new", write)
     monkeypatch.setattr("daemon.rooms.END_SECONDS", 0.05)
     with capture_logs() as logs:
         async with running(root) as daemon:
