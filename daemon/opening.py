@@ -1,5 +1,6 @@
 """A notebook's file before it is a room: read, or made."""
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ async def _tidy(folder: Path) -> None:
     """Removes what a crash left of a save; that it can't be removed keeps nobody from the notebooks there."""
     try:
         removed = await remove_leftovers(folder, time.time())
-    except FileUnwritable as error:  # or there is no such folder, as the opening will say
-        log.warning("leftovers of a crash stay", folder=str(folder), reason=str(error))
+    except FileUnwritable as error:
+        if error.errno != errno.ENOENT:  # that there is no such folder the opening will say
+            log.warning("leftovers of a crash stay", folder=str(folder), reason=str(error))
         return
     if removed:
         log.info("leftovers of a crash removed", folder=str(folder), files=removed)
