@@ -79,7 +79,7 @@ async def _run_all(notebook: Notebook, printer: Printer, timeout: float | None) 
             executions = await notebook.run_all()
             for number, execution in enumerate(executions, 1):
                 status = await _follow(notebook, execution, printer, f"[{number}/{len(executions)}]", timeout)
-                if status != "done" and not (status == "error" and _may_fail(notebook, execution)):
+                if status != "done" and not _may_fail(notebook, execution, status):
                     code = EXIT_FAILED
             if code != EXIT_OK and notebook.kernel_status == "dead":
                 printer.say(notebook.kernel.get("error", {}).get("message", "the kernel has ended"), "red")
@@ -87,7 +87,9 @@ async def _run_all(notebook: Notebook, printer: Printer, timeout: float | None) 
     return EXIT_FAILED if leaving.cancelled_caught else code
 
 
-def _may_fail(notebook: Notebook, execution: Execution) -> bool:
+def _may_fail(notebook: Notebook, execution: Execution, status: str) -> bool:
+    if status != "error" or notebook.kernel_status == "dead":
+        return False
     try:
         return may_fail(notebook.cell(execution.cell_id).metadata)
     except KeyError:  # it was deleted

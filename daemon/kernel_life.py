@@ -209,6 +209,12 @@ class KernelSupervisor:
             self._commands_send.send_nowait(self._last)
         await self._last.done.wait()
 
+    def give_up(self) -> None:
+        """The room ends: what the kernel says from here on is nobody's, and none is launched. `close` ends its process."""
+        self._give_up_launch()
+        if self._life is not None:
+            self._life.given_up = True
+
     def carry_out(self) -> bool:
         """Does outside what the runtime decided; False if the kernel has left so much unread that it took a part only."""
         taken = True

@@ -118,6 +118,7 @@ class Room:
         self.closed = False
         self.failed = False
         self._ending = False
+        self.finished = trio.Event()
         self._loaded_notebook: LoadedNotebook | None = loaded
         self._asked_kernel = kernel_name
         self._deadline_moved = trio.Event()
@@ -229,15 +230,22 @@ class Room:
                 scope.cancel()
 
     async def finish(self, *, save: bool) -> None:
-        """Ends what is queued and saves if asked, once; nothing is accepted any more. The kernel's process is still there."""
+        """Ends what is queued and saves if asked, once; nothing is accepted any more. The kernel's process is still there, and
+        what it says is nobody's. Whoever calls it a second time waits for that.
+        """
         if self.closing:
+            await self.finished.wait()
             return
         self.closing = True
         for scope, accepted in self._serving.items():
             if not accepted:
                 scope.cancel()
-        self.runtime.kernel_gone("shutdown")
-        await self._commit_last(save=save)
+        try:
+            self.kernels.give_up()
+            self.runtime.kernel_gone("shutdown")
+            await self._commit_last(save=save)
+        finally:
+            self.finished.set()
 
     async def close(self, *, save: bool) -> None:
         """`finish`, and ends the kernel; `cancel` is what remains. Whoever calls it a second time waits for the room's end."""

@@ -104,10 +104,11 @@ class Rooms:
         """
         self._closing = True
         rooms = list(self.by_id.values())
+        for room in rooms:
+            self._nursery.start_soon(self._finish, room, save)
         with trio.move_on_after(SAVE_SECONDS):
-            async with trio.open_nursery() as nursery:
-                for room in rooms:
-                    nursery.start_soon(partial(room.finish, save=save))
+            for room in rooms:
+                await room.finished.wait()
         with trio.move_on_after(END_SECONDS):
             async with trio.open_nursery() as nursery:
                 for room in rooms:
@@ -144,6 +145,8 @@ class Rooms:
         self._opening[resolved] = trio.Event()
         try:
             loaded, version, created = await read_notebook(resolved, create=create, kernel_name=kernel_name)
+            if self._closing:  # since: nobody would close it
+                raise ApiError(503, "shutting_down", "the daemon is ending")
             room = await self._open_room(resolved, loaded, version, kernel_name)
         finally:
             self._opening.pop(resolved).set()
@@ -325,6 +328,14 @@ class Rooms:
             if isinstance(subscriber, Connection):
                 subscriber.document_closed(document.id, error)
         document.release()
+
+    async def _finish(self, room: Room, save: bool) -> None:
+        """In a task that nobody waits for: one whose disk does not answer takes no time from the others."""
+        try:
+            await room.finish(save=save)
+        except Exception:
+            # The policy line: a bug met here is no reason for the other rooms not to be saved.
+            log.exception("a room could not be finished", room=room.id, path=room.shown_path)
 
     async def _close_as_asked(self, room: Room, save: bool, closing: _Closing) -> None:
         try:

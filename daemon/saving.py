@@ -114,6 +114,8 @@ async def save_notebook(room: "Room", path: Path) -> dict[str, Any]:
         NotSaved: somebody else wrote the room's file, it can't be written, an output can't be read, ...
     """
     async with room.saving:
+        if room.closed:  # its documents are empty
+            raise NotSaved("internal", "the notebook was closed before it was its turn")
         rendered = None
         try:
             rendered = await render_room(room)

@@ -134,9 +134,7 @@ class Comm:
 def json_type(value: object) -> JsonType:
     """The type of a value of a trait, by which `may_be_cast` goes: of a list or a map, also those of its first items."""
     items = _items(value)
-    if items is not None:
-        return type(value), frozenset(map(type, items))
-    return bytes if isinstance(value, bytearray | memoryview) else type(value)
+    return _plain_type(value) if items is None else (type(value), frozenset(map(_plain_type, items)))
 
 
 def may_be_cast(value: object, to: JsonType | None) -> bool:
@@ -152,8 +150,12 @@ def may_be_cast(value: object, to: JsonType | None) -> bool:
         return any(all(may_be_cast(item, type_) for type_ in types) for item in items if types)
     if value is None or to in (None, type(None)) or (isinstance(value, float) and value.is_integer() and to is int):
         return False
-    own = bytes if isinstance(value, bytearray | memoryview) else type(value)
+    own = _plain_type(value)
     return own is not to and (own, to) != (int, float)
+
+
+def _plain_type(value: object) -> type:
+    return bytes if isinstance(value, bytearray | memoryview) else type(value)
 
 
 def _items(value: object) -> list[Any] | None:

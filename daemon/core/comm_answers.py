@@ -25,6 +25,8 @@ class CommAnswers:
         self._suspects: frozenset[str] = frozenset()  # what was waited for when the deadline was set
         self._question: str | None = None
         self._covered: tuple[str, ...] = ()  # what was open when it was put
+        self._patience = ASK_SECONDS  # until it is put again
+        self._unheard = 0  # questions of which the reply alone has come
 
     def watch(self, open_messages: Collection[str], *, in_flight: bool, now: float) -> None:
         """To be called when anything happened.
@@ -34,7 +36,7 @@ class CommAnswers:
             in_flight: an execution is with the kernel, behind which all waits; nothing is asked then, nor was.
         """
         if in_flight or (not open_messages and self.running is None):
-            self.deadline = self._question = None
+            self._forget_question()
         elif self.deadline is None and self._question is None:
             self._suspects = self._waited_for(open_messages)
             self.deadline = now + ASK_SECONDS
@@ -50,18 +52,31 @@ class CommAnswers:
             return False
         return True
 
-    def asked(self, msg_id: str, open_messages: Iterable[str]) -> None:
-        """The kernel is asked by this message."""
+    def asked(self, msg_id: str, open_messages: Iterable[str], now: float) -> None:
+        """The kernel is asked by this message; and again, later and later, until it answers: a question may be dropped."""
         self._question, self._covered = msg_id, tuple(open_messages)
+        self._patience *= 2
+        self.deadline = now + self._patience
 
     def ask_again(self, now: float, msg_id: str | None = None) -> None:
-        """The question may be lost: it could not be sent, its reply came and nothing by iopub, somebody interrupted.
+        """The question may be lost: it could not be sent, its reply came and nothing by iopub yet, somebody interrupted.
 
         Args:
             msg_id: the question, if it is another's nothing is done; None: any.
         """
         if self._question is not None and msg_id in (None, self._question):
             self.deadline = now + ASK_SECONDS
+
+    def replied(self, msg_id: str, now: float) -> bool:
+        """The reply to the question came; whether the kernel is past it, though it says nothing of that by iopub.
+
+        That may be on its way, or lost; of a kernel that replied to two questions in this way nothing more is to come.
+        """
+        if msg_id != self._question:
+            return False
+        self._unheard += 1
+        self.ask_again(now, msg_id)
+        return self._unheard > 1
 
     def begun(self, msg_id: str) -> None:
         """The kernel is busy with a message to a comm."""
@@ -72,16 +87,21 @@ class CommAnswers:
         self.running = None
 
     def passed(self, msg_id: str) -> tuple[str, ...]:
-        """The kernel is busy with an execution; if it is the question, the messages before it that it is past."""
+        """The kernel is busy or done with an execution; if it is the question, the messages before it that it is past."""
         if msg_id != self._question:
             return ()
         covered, self._covered = self._covered, ()
-        self._question = self.deadline = None
+        self._forget_question()
         return covered
 
     def clear(self) -> None:
         """The kernel is gone, or the connection to it is new: nothing is waited for."""
-        self.running = self.deadline = self._question = None
+        self.running = None
+        self._forget_question()
+
+    def _forget_question(self) -> None:
+        self.deadline = self._question = None
+        self._patience, self._unheard = ASK_SECONDS, 0
 
     def _waited_for(self, open_messages: Collection[str]) -> frozenset[str]:
         oldest = next(iter(open_messages), None)

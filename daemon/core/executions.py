@@ -284,9 +284,14 @@ class ExecutionQueue:
             execution = self.queued.popleft()
             return execution, [self._end(execution, "cancelled", now), *self._cancel_rest_of_run(execution, now)]
         execution.interrupted = True
-        if execution.question is None and execution.ask_at is None:
-            execution.ask_at = now + ASK_AFTER_INTERRUPT_SECONDS
+        self.suspect(now)
         return execution, self._cancel_rest_of_run(execution, now)
+
+    def suspect(self, now: float) -> None:
+        """A signal is on its way: the kernel may drop what it was given, be it the execution or the question behind it."""
+        execution = self.in_flight
+        if execution is not None and execution.ask_at is None:
+            execution.ask_at = now + ASK_AFTER_INTERRUPT_SECONDS
 
     def kernel_gone(self, loss: Loss, now: float, *, was_idle: bool = True) -> list[Transition]:
         """No kernel will answer any more: everything accepted ends.

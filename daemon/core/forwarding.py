@@ -174,7 +174,7 @@ class Forwarding:
         sent.unsure = True
         comm = self._comms.get(sent.comm_id)
         if comm is not None and sent.echoed and not sent.begun:
-            comm.unsure = True  # nothing more is said of it
+            sent.unsure, comm.unsure = False, True  # nothing more is said of it
             self._ask(comm)
 
     def idle(self, msg_id: str) -> list[str]:

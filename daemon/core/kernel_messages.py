@@ -31,7 +31,8 @@ class KernelMessages(Transitions):
         match content:
             case k.Stream():
                 self._activity(parent)
-                complains = parent.msg_type == "comm_msg" and self._is_of_gone_comm(content.text)
+                complains = parent.msg_type == "comm_msg" and content.name == "stderr"
+                complains = complains and self._is_of_gone_comm(content.text)
                 self.outputs.stream(KERNEL_LOG if complains else self._target(parent), content.name, content.text)
             case k.Status():
                 self._receive_status(content.execution_state, parent)
@@ -54,7 +55,7 @@ class KernelMessages(Transitions):
                 self._prompt.receive(content, message)
                 self._wake(Urgency.URGENT)
             case k.CommOpen() | k.CommMsg() | k.CommClose():
-                self.widgets.receive(message, self._parents.cell_of(parent.msg_id))
+                self.widgets.receive(message, self._parents.cell_of(parent.msg_id) or None)
                 self._take_widgets()
             case k.Reply() if parent.msg_type == "comm_info_request":
                 self._receive_comm_info(content, parent)
@@ -77,8 +78,10 @@ class KernelMessages(Transitions):
             self.widgets.idle(parent.msg_id)
             self._take_widgets()
         if parent.msg_type == "execute_request":
-            if state == "busy" and parent.session == self._kernel_session:
+            if parent.session == self._kernel_session or self._parents.cell_of(parent.msg_id) is not None:
                 self._passed(parent.msg_id)
+            if state == "idle":
+                self._parents.answered(parent.msg_id)
             if state == "busy":
                 self._apply(self.queue.on_busy(parent.msg_id))
             elif state == "idle":
@@ -103,7 +106,7 @@ class KernelMessages(Transitions):
             self._send_next()  # now: the next message to a comm may be right behind
 
     def _passed(self, msg_id: str) -> None:
-        """The kernel is busy with an execution of ours: it is past what it did for comms."""
+        """The kernel is busy or done with an execution of ours: it is past what it did for comms."""
         if self._answers.running is not None:
             self._note_comm(None)
         lost = self._answers.passed(msg_id)
@@ -124,7 +127,8 @@ class KernelMessages(Transitions):
         now = self._monotonic()
         self._apply(self.queue.on_reply(parent.msg_id, reply.status, reply.execution_count, now))
         self._apply(self.queue.on_answer(parent.msg_id, now))
-        self._answers.ask_again(now, parent.msg_id)  # its busy may be lost
+        if self._answers.replied(parent.msg_id, now):
+            self._passed(parent.msg_id)
 
     def _set_next_input(self, execution: Execution, text: object, *, replace: bool) -> None:
         if not isinstance(text, str):

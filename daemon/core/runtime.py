@@ -118,6 +118,7 @@ class Runtime(KernelMessages):
         now = self._monotonic()
         if self._answers.running is not None and self.queue.running is None:
             self._answers.ask_again(now)
+            self.queue.suspect(now)  # it may meet what is behind that
             return None
         execution, transitions = self.queue.interrupt(now)
         self._answers.ask_again(now)  # a kernel may drop what it was about to begin
@@ -169,6 +170,7 @@ class Runtime(KernelMessages):
 
     def kernel_ready(self, language: str, session: str) -> None:
         """The kernel answers: what is queued is sent."""
+        self._answers.clear()
         self._kernel_session = session
         self.set_kernel(language=language)
         self._set_kernel_status("idle")

@@ -206,7 +206,7 @@ class Transitions(PendingBatch):
         open_messages = self.widgets.forwarding.open_messages
         if self.queue.in_flight is None and self._answers.to_ask(open_messages, now):
             question = self._new_id()
-            self._answers.asked(question, open_messages)
+            self._answers.asked(question, open_messages, now)
             self._ask_nothing(question)
 
     def _ask_nothing(self, msg_id: str) -> None:

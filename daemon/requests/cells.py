@@ -82,6 +82,7 @@ async def cancel_execution(call: Call, params: CancelExecution) -> Result | Late
     async def finish() -> Result:
         # The kernel has it already, and begins any moment.
         await room.begun()
+        room.runtime.cancel(params.execution_id)  # or gave it back, since it reads nothing
         return Result({"status": execution.status})
 
     return Later(finish)

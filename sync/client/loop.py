@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import trio
 
-from sync.client.errors import ConnectionLost, NotebookError, SyncTimeout
+from sync.client.errors import ConnectionLost, SyncTimeout
 from sync.client.notebook import Notebook
 from sync.client.opening import open_notebook
 
@@ -22,8 +22,11 @@ _open: "WeakSet[Loop]" = WeakSet()
 @atexit.register
 def _close_all() -> None:
     """What programs that end without `close` have edited is sent, as by `close`."""
-    for loop in list(_open):
-        with suppress(NotebookError):  # nobody is left to be told
+    loops = list(_open)
+    for loop in loops:
+        loop.stop()
+    for loop in loops:
+        with suppress(Exception):  # nobody is left to be told, and the others are to be closed
             loop.close()
 
 
@@ -117,16 +120,20 @@ class Loop:
 
     def close(self) -> None:
         """Ends the loop; an error of the end is raised."""
-        self.closed = True
-        _open.discard(self)
+        self.stop()
         if self._pid != os.getpid():
             return  # it is the parent's, who has the thread
-        if self._token is not None:
-            self._soon(self._stop.set if hasattr(self, "notebook") else self._scope.cancel)
         self._thread.join()
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def stop(self) -> None:
+        """Begins the end of the loop."""
+        self.closed = True
+        _open.discard(self)
+        if self._token is not None and self._pid == os.getpid():
+            self._soon(self._stop.set if hasattr(self, "notebook") else self._scope.cancel)
 
     def _require_own_process(self) -> None:
         """A fork copies the notebook and not the thread that it lives in: whoever waited for it would do so for ever."""

@@ -420,7 +420,10 @@ def test_an_interrupt_that_changes_nothing_asks_whether_what_it_met_is_over() ->
     machine.now = ASK_AFTER_INTERRUPT_SECONDS
     machine.runtime.expire()
     [question] = asked(machine)
-    assert machine.runtime.interrupt() == "x-a"  # no second one
+    assert machine.runtime.interrupt() == "x-a"  # which the kernel may drop the question for
+    machine.now = 2 * ASK_AFTER_INTERRUPT_SECONDS
+    machine.runtime.expire()
+    [question] = asked(machine)
     assert machine.runtime.deadline is None
     machine.now = 100.0
     machine.say(k.ExecuteReply(status="ok"), question)

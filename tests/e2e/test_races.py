@@ -71,11 +71,13 @@ async def test_what_the_kernel_was_given_is_running_when_somebody_cancels_it(dae
     async with daemon.opened() as opened, open_thin_peer(daemon, opened) as peer:
         assert await peer.run(peer.add_cell("import time")) == "done"
         cell_id = peer.add_cell("time.sleep(0.05)")
+        answers = set()
         for _ in range(20):
             execution_id = await peer.execute(cell_id)
-            status = (await peer.request("cancel_execution", execution_id=execution_id))["status"]
-            assert status in ("running", "done")
+            answers.add((await peer.request("cancel_execution", execution_id=execution_id))["status"])
             assert await peer.done(execution_id) == "done"
+        assert "running" in answers  # on a busy machine not each time
+        assert answers <= {"queued", "running", "done"}
 
 
 async def test_one_cell_a_hundred_times_by_two_peers_at_once(daemon: ServedDaemon) -> None:

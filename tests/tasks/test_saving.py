@@ -21,6 +21,7 @@ from daemon.files import FileVersion, write_atomic, write_new
 from daemon.http_app import ApiError
 from daemon.kernel_life import KernelSupervisor
 from daemon.loading import load_into
+from daemon.opening import read_notebook
 from daemon.room import Room
 from daemon.saving import RenderedNotebook
 from sync.blobs import BlobStoreError
@@ -420,6 +421,82 @@ async def test_all_notebooks_are_saved_before_a_kernel_ends(root: Path, monkeypa
             await edited(daemon, name)
         await daemon.hub.close_all(save=True)
     assert saved == [[EDITED] * 3] * 3
+
+
+@pytest.mark.parametrize("where", ["in the file", "before it is rendered"])
+async def test_a_notebook_that_is_closed_while_the_daemon_ends_is_saved(
+    root: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    disk_answers = trio.Event()
+
+    async def write(path: Path, data: bytes, *, expect: FileVersion | None = None) -> FileVersion:
+        await disk_answers.wait()
+        return await write_atomic(path, data, expect=expect)
+
+    async with running(root) as daemon:
+        room, _ = await edited(daemon)
+        if where == "in the file":
+            monkeypatch.setattr("daemon.saving.write_atomic", write)
+        else:
+            await room.saving.acquire()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(daemon.hub.close_all, save=True))
+            await wait_all_tasks_blocked()
+            nursery.start_soon(partial(daemon.hub.close_notebook, room.id))
+            await wait_all_tasks_blocked()
+            assert not room.ended.is_set()
+            disk_answers.set()
+            if where != "in the file":
+                room.saving.release()
+        assert (source(root / "a.ipynb"), copies(root)) == (EDITED, [])
+
+
+async def test_no_notebook_is_opened_any_more_once_the_daemon_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk_answers = trio.Event()
+
+    async def read(*args: Any, **options: Any) -> Any:
+        await disk_answers.wait()
+        return await read_notebook(*args, **options)
+
+    monkeypatch.setattr("daemon.rooms.read_notebook", read)
+    async with running(root) as daemon:
+        daemon.write("a.ipynb")
+        async with trio.open_nursery() as nursery:
+
+            async def open_late() -> None:
+                with pytest.raises(ApiError, match="ending"):
+                    await daemon.open()
+
+            nursery.start_soon(open_late)
+            await wait_all_tasks_blocked()
+            await daemon.hub.close_all(save=True)
+            disk_answers.set()
+        assert daemon.hub.rooms == {}
+
+
+async def test_a_disk_that_does_not_answer_keeps_the_other_kernels_no_longer_than_saving_may(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    async def close(kernels: KernelSupervisor) -> None:
+        ended.append("a kernel")
+
+    async def write(path: Path, data: bytes, *, expect: FileVersion | None = None) -> FileVersion:
+        if path.name == "a.ipynb":
+            await trio.sleep_forever()
+        return await write_atomic(path, data, expect=expect)
+
+    monkeypatch.setattr(KernelSupervisor, "close", close)
+    monkeypatch.setattr("daemon.saving.write_atomic", write)
+    monkeypatch.setattr("daemon.rooms.SAVE_SECONDS", 0.2)
+    monkeypatch.setattr("daemon.rooms.END_SECONDS", 0.2)
+    async with running(root) as daemon:
+        await edited(daemon, "a.ipynb")
+        await edited(daemon, "b.ipynb")
+        await daemon.hub.close_all(save=True)
+        assert ended == ["a kernel"]
+        assert source(root / "b.ipynb") == EDITED
 
 
 async def test_what_a_failed_room_held_is_kept_though_the_daemon_ends_at_once(
