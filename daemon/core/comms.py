@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from daemon.core.absent_comms import AbsentComms, keep_newest
-from daemon.core.comm import OUTPUT_TRAITS, Comm, Place, json_type, opening_state
+from daemon.core.comm import OUTPUT_TRAITS, Comm, Place, json_type, may_be_cast, opening_state
 from daemon.core.comm_buffers import State
 from daemon.core.comm_changes import CommChanges, measure, value_size
 from daemon.core.forwarding import Forwarding
@@ -86,22 +86,25 @@ class CommRegistry:
         elif self._absent.use(comm_id):
             self.forwarding.request_state(comm_id)
 
-    def updated(self, comm_id: str, state: State, parent_msg_id: str) -> None:
-        """An update of the kernel."""
+    def updated(self, comm_id: str, state: State, parent_msg_id: str, *, echo: bool = False) -> None:
+        """An update of the kernel, or the `echo` of what somebody else set, which is not the kernel's word yet."""
         comm = self.comms.get(comm_id)
         if comm is None:
             if self._absent.expects(comm_id) and "_model_name" in state:  # the whole state, not a part of it
                 self.opened(comm_id, WIDGET_TARGET, state)
             return
         self._show(comm, self.forwarding.news(comm, state, parent_msg_id))
-        comm.types.update((name, json_type(value)) for name, value in state.items() if name in comm.types)
+        if not echo:
+            comm.types.update((name, json_type(value)) for name, value in state.items() if name in comm.types)
+        elif any(may_be_cast(value, comm.types.get(name)) for name, value in state.items()):
+            self.forwarding.doubt(comm)
 
     def echoed(self, comm_id: str, state: State, parent_msg_id: str) -> list[str]:
         """The kernel's echo_update; returns the messages of ours that are answered by it, oldest first."""
         answered = self.forwarding.echoed(comm_id, parent_msg_id)
         if answered is None:
-            # Another client of this kernel set it.
-            self.updated(comm_id, state, parent_msg_id)
+            # Another client of this kernel set it, or the message is one that was given up.
+            self.updated(comm_id, state, parent_msg_id, echo=True)
         return answered or []
 
     def close(self, comm_id: str) -> bool:

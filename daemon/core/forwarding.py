@@ -166,6 +166,11 @@ class Forwarding:
         if sent is not None:
             sent.begun = True
 
+    def doubt(self, comm: Comm) -> None:
+        """Nobody knows what the kernel made of what it was told."""
+        comm.unsure = True
+        self._ask(comm)
+
     def failed(self, msg_id: str) -> None:
         """The kernel raised while it worked on a message: who knows what it took of it."""
         sent = self._open.get(msg_id)
@@ -174,8 +179,8 @@ class Forwarding:
         sent.unsure = True
         comm = self._comms.get(sent.comm_id)
         if comm is not None and sent.echoed and not sent.begun:
-            sent.unsure, comm.unsure = False, True  # nothing more is said of it
-            self._ask(comm)
+            sent.unsure = False
+            self.doubt(comm)  # nothing more is said of it
 
     def idle(self, msg_id: str) -> list[str]:
         """The kernel is done with a message; returns those of ours that are over with it, oldest first."""
