@@ -1,6 +1,7 @@
 """Where a notebook lives whose program does not await: a Trio loop in a thread of its own."""
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +15,8 @@ from sync.client.errors import ConnectionLost, SyncTimeout
 from sync.client.notebook import Notebook
 from sync.client.opening import open_notebook
 
+log = logging.getLogger(__name__)
+
 Returned = TypeVar("Returned")
 
 _open: "WeakSet[Loop]" = WeakSet()
@@ -26,8 +29,11 @@ def _close_all() -> None:
     for loop in loops:
         loop.stop()
     for loop in loops:
-        with suppress(Exception):  # nobody is left to be told, and the others are to be closed
+        try:
             loop.close()
+        except Exception as error:
+            # The policy line: nobody is left to catch it, and the other notebooks are to be closed.
+            log.warning("what was edited last may not have been sent: %s", error)
 
 
 class Loop:
